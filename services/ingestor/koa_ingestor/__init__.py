@@ -1,0 +1,1 @@
+"""KOA RTI ingestor service."""

@@ -1,0 +1,1 @@
+"""KOA RTI monitor service."""

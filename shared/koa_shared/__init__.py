@@ -1,0 +1,1 @@
+"""What the services of KOA RTI share: contracts, durable jobs, adapters."""

@@ -1,0 +1,141 @@
+"""Settings that every service has; environment variables with the prefix `KOA_`."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .ids import Fraction
+
+__all__ = ["PathMap", "S3Config", "ServiceConfig", "is_loopback"]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine's loopback name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class PathMap:
+    """Where announced paths are mounted here: `A=B[,A=B]`, longest prefix wins."""
+
+    def __init__(self, text: str = "") -> None:
+        pairs = [item.split("=", 1) for item in text.split(",") if item.strip()]
+        if any(len(pair) != 2 or not pair[0].startswith("/") for pair in pairs):
+            raise ValueError(f"not a path map, want /announced=/mounted,...: {text!r}")
+        self.pairs = sorted(
+            ((a.strip(), b.strip()) for a, b in pairs), key=lambda p: -len(p[0])
+        )
+
+    def local(self, announced: str) -> str:
+        """Return where an announced path is found on this machine."""
+        for prefix, target in self.pairs:
+            if announced.startswith(prefix):
+                return target + announced[len(prefix) :]
+        return announced
+
+    def announced(self, local: str) -> str:
+        """Return the announced form of a path found on this machine."""
+        for prefix, target in sorted(self.pairs, key=lambda p: -len(p[1])):
+            if local.startswith(target):
+                return prefix + local[len(target) :]
+        return local
+
+    def targets(self) -> list[str]:
+        """Return the mounted directories; empty without a map."""
+        return [target for _, target in self.pairs]
+
+
+class ServiceConfig(BaseSettings):
+    """What all services read from the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    host: str = Field("127.0.0.1", title="Address to listen on")
+    port: int = Field(title="Port to listen on")
+    database_url: str = Field("", title="SQLAlchemy URL; default SQLite in KOA_VAR")
+    tokens_file: Path | None = Field(None, title="Tokens that this service accepts")
+    token_file: Path | None = Field(None, title="The token this service presents")
+    ca_file: Path | None = Field(None, title="Certificates of peers and S3")
+    var: Path = Field(Path("var"), title="Directory of the state kept on disk")
+    dev: bool = Field(False, title="Loopback callers are operators; loopback only")
+    log_format: str = Field("json", title="json or console")
+    instruments_dir: Path | None = Field(None, title="Added or changed instruments")
+    instance: str = Field("", title="Name of this replica in leases and logs")
+
+    @model_validator(mode="after")
+    def _dev_is_loopback_only(self) -> Self:
+        if self.dev and not is_loopback(self.host):
+            raise ValueError("KOA_DEV=1 listens on loopback addresses only")
+        if not self.dev and self.tokens_file is None:
+            raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
+        return self
+
+    def database(self, service: str) -> str:
+        """Return the database URL; the default is one SQLite file per service."""
+        if self.database_url:
+            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return f"sqlite:///{self.var.resolve()}/{service}.db"
+
+    def token(self) -> str | None:
+        """Return the token to present to peers, if there is one."""
+        return self.token_file.read_text().strip() if self.token_file else None
+
+
+def _secret(values: Any, name: str) -> Any:
+    path = values.get(f"{name}_file") if isinstance(values, dict) else None
+    if path and not values.get(name):
+        values = {**values, name: Path(path).read_text().strip()}
+    return values
+
+
+def peer_url(url: str) -> str:
+    """Check a peer's URL: https, except on this machine (design 10)."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"not an http(s) URL: {url!r}")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(f"{url!r}: peers on other hosts are reached by https only")
+    return url.rstrip("/")
+
+
+class S3Config(BaseSettings):
+    """Where the buckets are."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    s3_endpoint: str = Field("http://127.0.0.1:8333", title="URL of the object store")
+    s3_access_key: SecretStr = Field(SecretStr(""), title="Access key")
+    s3_access_key_file: Path | None = Field(None, title="File with the access key")
+    s3_secret_key: SecretStr = Field(SecretStr(""), title="Secret key")
+    s3_secret_key_file: Path | None = Field(None, title="File with the secret key")
+    s3_region: str = Field("us-east-1", title="Region that requests are signed for")
+    staging_bucket: str = Field("koa-staging", title="Products on their way")
+    archive_bucket: str = Field("koa-archive", title="Products that are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, values: Any) -> Any:
+        return _secret(_secret(values, "s3_access_key"), "s3_secret_key")
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _https(cls, url: str) -> str:
+        return peer_url(url)
+
+
+class FractionConfig(BaseSettings):
+    """Which fraction a KOAID carries."""
+
+    koaid_fraction: Fraction = Field("production", title="production or padded")

@@ -1,0 +1,402 @@
+"""What crosses a service boundary: messages, statuses, problem documents (design 4).
+
+Times are RFC 3339 UTC with milliseconds, durations seconds, sizes bytes, digests
+lower-case hex.  Everything here is version 1 of the wire format, under `/v1`.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+
+__all__ = [
+    "Accepted",
+    "Event",
+    "EventBatch",
+    "FilePrepared",
+    "FileWritten",
+    "Finding",
+    "FrameView",
+    "Inventory",
+    "Level",
+    "Origin",
+    "Page",
+    "Problem",
+    "Product",
+    "Program",
+    "RawFile",
+    "Service",
+    "Severity",
+    "SourceState",
+    "Status",
+    "Submission",
+    "Submitted",
+    "Time",
+    "Timeline",
+    "Trigger",
+    "may_follow",
+    "utcnow",
+]
+
+
+def utcnow() -> datetime:
+    """Return the time now, UTC, cut to milliseconds as the wire shows it."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _rfc3339(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
+Level = Annotated[int, Field(ge=0, le=2)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+FrameId = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", max_length=36)
+]
+
+
+class Service(StrEnum):
+    """Who speaks."""
+
+    MONITOR = "monitor"
+    PREPARER = "preparer"
+    INGESTOR = "ingestor"
+
+
+class Status(StrEnum):
+    """Where a frame is; the order of declaration is the order of rank (design 4)."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    TRANSFERRING = "TRANSFERRING"
+    TRANSFERRED = "TRANSFERRED"
+    INGESTING = "INGESTING"
+    COMPLETE = "COMPLETE"
+    INVALID = "INVALID"
+    ERROR = "ERROR"
+    DUPLICATE = "DUPLICATE"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether only a new generation leaves this status."""
+        return self in ENDS
+
+    @property
+    def rank(self) -> int:
+        """Position on the road; all ends share the last one."""
+        return len(ROAD) if self.is_end else ROAD.index(self)
+
+
+ROAD = (
+    Status.QUEUED,
+    Status.PROCESSING,
+    Status.TRANSFERRING,
+    Status.TRANSFERRED,
+    Status.INGESTING,
+)
+ENDS = frozenset({Status.COMPLETE, Status.INVALID, Status.ERROR, Status.DUPLICATE})
+
+# Who may set what (design 4); one table for the code, its tests and the docs.
+MAY_SET: dict[Service, frozenset[Status]] = {
+    Service.MONITOR: frozenset({Status.QUEUED}),
+    Service.PREPARER: frozenset(
+        {
+            Status.PROCESSING,
+            Status.TRANSFERRING,
+            Status.TRANSFERRED,
+            Status.INVALID,
+            Status.ERROR,
+        }
+    ),
+    Service.INGESTOR: frozenset(
+        {
+            Status.INGESTING,
+            Status.COMPLETE,
+            Status.DUPLICATE,
+            Status.INVALID,
+            Status.ERROR,
+        }
+    ),
+}
+
+
+def may_follow(
+    old: tuple[int, Status] | None, new: tuple[int, Status], by: Service
+) -> bool:
+    """Tell whether `by` may move a frame from `old` to `new` (generation, status).
+
+    Order is (generation, rank), never time: a later generation always wins, an
+    earlier one never; within one, only a higher rank does, so nothing leaves an end.
+    """
+    if new[1] not in MAY_SET[by]:
+        return False
+    if old is None:
+        return True
+    return (new[0], new[1].rank) > (old[0], old[1].rank)
+
+
+class Origin(StrEnum):
+    """How a frame came to be announced."""
+
+    LIVE = "live"
+    RECOVERED = "recovered"
+    MANUAL = "manual"
+    REPROCESS = "reprocess"
+    CANARY = "canary"
+
+
+class Severity(StrEnum):
+    """What a finding does: ends the frame, parks it, or only stands on record."""
+
+    INVALID = "invalid"
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Message(BaseModel):
+    """A frozen message; unknown fields are refused so that drift is seen at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finding(Message):
+    """One thing that was noticed about a frame; all are kept (facts 4.3)."""
+
+    code: str = Field(max_length=64, examples=["KOAIMTYP_UDF"])
+    severity: Severity
+    step: str = Field(max_length=64)
+    message: str
+
+
+class Timeline(Message):
+    """When a frame passed each point of the road; never rewritten (design 4)."""
+
+    acquired: Time | None = None
+    detected: Time | None = None
+    queued: Time | None = None
+    process_start: Time | None = None
+    process_end: Time | None = None
+    transfer_start: Time | None = None
+    transfer_end: Time | None = None
+    notified: Time | None = None
+    ingest_start: Time | None = None
+    copy_start: Time | None = None
+    copy_end: Time | None = None
+    available: Time | None = None
+
+    def merged(self, other: "Timeline") -> "Timeline":
+        """Return this timeline with the gaps filled from `other`."""
+        mine = self.model_dump(exclude_none=True)
+        return Timeline(**(other.model_dump(exclude_none=True) | mine))
+
+    @property
+    def latency_seconds(self) -> float | None:
+        """Acquisition to availability in seconds, None while it is not available."""
+        if self.acquired is None or self.available is None:
+            return None
+        return (self.available - self.acquired).total_seconds()
+
+
+class Trigger(Message):
+    """The keyword broadcast that announced a file; `time` is the server's stamp."""
+
+    service: str
+    keyword: str
+    value: str
+    time: Time
+
+
+class FileWritten(Message):
+    """Monitor to preparer, `POST /v1/files`: an instrument has written a file."""
+
+    frame_id: FrameId
+    source: str
+    instrument: str
+    path: str = Field(max_length=4096)
+    size: int = Field(ge=0)
+    mtime_ns: int = Field(ge=0)
+    detected: Time
+    level: Level = 0
+    origin: Origin
+    trigger: Trigger | None = None
+
+
+class Product(Message):
+    """One file of a prepared frame, as it lies in the staging bucket."""
+
+    name: str = Field(max_length=255, pattern=r"^[^/\x00]+$")
+    role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
+    key: str = Field(max_length=1024)
+    size: int = Field(ge=0)
+    sha256: Sha256
+    md5: Md5
+
+
+class RawFile(Message):
+    """The file as the instrument wrote it."""
+
+    size: int = Field(ge=0)
+    sha256: Sha256
+    md5: Md5
+
+
+class Program(Message):
+    """Whose data it is; an unknown release date is closed (design 10)."""
+
+    semid: str | None = None
+    progid: str | None = None
+    pi: str | None = None
+    institution: str | None = None
+    title: str | None = None
+    propint: int | None = Field(default=None, description="months")
+    release_date: Time | None = None
+
+
+class FilePrepared(Message):
+    """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
+
+    frame_id: FrameId
+    generation: int = Field(ge=1)
+    attempt: int = Field(ge=1, description="the fencing token; part of every key")
+    koaid: str = Field(max_length=64)
+    instrument: str = Field(max_length=16)
+    level: Level = 0
+    origin: Origin
+    path: str = Field(max_length=4096)
+    utdatetime: Time
+    products: list[Product] = Field(min_length=1)
+    raw: RawFile
+    metadata: dict[str, Any] = Field(description="the catalogue's core columns")
+    header: list[list[Any]] = Field(description="[keyword, value, comment], in order")
+    program: Program
+    findings: list[Finding] = []
+    timeline: Timeline
+
+
+class Accepted(Message):
+    """What a post between services answers: 202 new, 200 known."""
+
+    frame_id: FrameId
+    generation: int
+    status: Status
+
+
+class Event(Message):
+    """Monitor and preparer to ingestor: what happened to a frame."""
+
+    frame_id: FrameId
+    generation: int = Field(ge=1)
+    seq: int = Field(ge=0, description="counts per frame and service; drops repeats")
+    at: Time
+    service: Service
+    status: Status
+    step: str
+    instrument: str
+    source: str
+    path: str
+    level: Level = 0
+    origin: Origin
+    koaid: str | None = None
+    findings: list[Finding] = []
+    timeline: Timeline = Timeline()
+    attempt: int = 0
+    next_attempt_at: Time | None = None
+    program: Program | None = Field(
+        default=None, description="facts that came after the hand-over"
+    )
+    weather: dict[str, Any] | None = None
+
+
+class SourceState(Message):
+    """The state of one keyword source; sent every 10 s."""
+
+    name: str
+    instrument: str
+    connected: bool
+    heartbeat_age: float | None = Field(default=None, description="seconds")
+    last_value: str | None = None
+    last_frame_at: Time | None = None
+    paused: bool = False
+
+
+class Inventory(Message):
+    """What a rescan found for one night and instrument."""
+
+    night: str
+    instrument: str
+    on_disk: int
+    announced: int
+    frame_gaps: list[str] = []
+
+
+class EventBatch(Message):
+    """`POST /v1/events`."""
+
+    events: list[Event] = Field(default=[], max_length=1000)
+    sources: list[SourceState] = []
+    inventory: Inventory | None = None
+
+
+class Submission(Message):
+    """`POST /v1/files` on the monitor: a person names a file."""
+
+    path: str = Field(max_length=4096)
+    instrument: str | None = None
+    source: str | None = None
+
+
+class Submitted(Message):
+    """What the monitor decided about a submission or a broadcast."""
+
+    frame_id: str | None
+    decision: Literal["accepted", "duplicate", "ignored"]
+    reason: str
+
+
+class FrameView(BaseModel):
+    """A frame as the status API shows it; hidden fields are None (design 10)."""
+
+    frame_id: str
+    koaid: str | None = None
+    instrument: str
+    level: int
+    version: int | None = None
+    generation: int
+    status: Status
+    step: str
+    night: str | None = Field(default=None, description="UT date, YYYY-MM-DD")
+    origin: Origin
+    path: str | None = None
+    findings: list[Finding]
+    timeline: Timeline
+    latency_seconds: float | None = None
+    products: list[dict[str, Any]] = []
+    program: Program | None = None
+    attempt: int = 0
+    next_attempt_at: Time | None = None
+
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list, newest acquired first."""
+
+    items: list[Item]
+    next: str | None = Field(default=None, description="cursor of the next page")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document; `retryable` decides whether a sender goes on."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    errors: list[dict[str, Any]] | None = None

@@ -1,0 +1,205 @@
+"""Databases: SQLite or PostgreSQL behind the same few calls.
+
+A store's functions are plain functions of a session; `Database` runs them in threads,
+in one transaction each.  On SQLite all writes go through one thread, in `BEGIN
+IMMEDIATE` transactions that are on disk when they return (WAL, synchronous=FULL).
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import JSON, DateTime, Dialect, Engine, create_engine, event, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Session
+
+from .errors import DependencyDown
+
+__all__ = ["Database", "JsonColumn", "SchemaTooOld", "UtcDateTime", "safe_json"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+JsonColumn = JSON().with_variant(JSONB(), "postgresql")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite would give it back without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Refuse a naive time; store UTC."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a naive time can't be stored")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def safe_json(value: Any) -> Any:
+    """Return `value` as both databases take it: no NUL, surrogate, NaN or Infinity.
+
+    PostgreSQL refuses what SQLite takes; the escapes are visible (`\\x00`, `NaN`).
+    """
+    match value:
+        case str():
+            clean = value.encode("utf-8", "backslashreplace").decode()
+            return clean.replace("\x00", "\\x00")
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {safe_json(str(k)): safe_json(v) for k, v in value.items()}
+        case list() | tuple():
+            return [safe_json(item) for item in value]
+    return value
+
+
+class SchemaTooOld(Exception):
+    """The database's schema is not the one of this program."""
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url, pool_size=8, max_overflow=4, pool_pre_ping=True, pool_timeout=10,
+            connect_args={"connect_timeout": 5},
+            json_serializer=lambda v: json.dumps(safe_json(v)),
+        )  # fmt: skip
+    Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": 10, "check_same_thread": False},
+        json_serializer=lambda v: json.dumps(safe_json(v)),
+    )
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        writes = connection.get_execution_options().get("koa_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+class Database:
+    """One service's own database."""
+
+    def __init__(self, url: str, migrations: Path) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        self._migrations = migrations
+        self.engine = _engine(url)
+        self._writer = self.engine.execution_options(koa_writes=True)
+        # One writer thread on SQLite: a second one would only wait for its lock.
+        self._writes = ThreadPoolExecutor(1 if self.is_sqlite else 6, "db-write")
+        self._reads = ThreadPoolExecutor(4, "db-read")
+
+    async def write(
+        self,
+        function: Callable[Concatenate[Session, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `function(session, ...)` in a transaction; it is durable on return.
+
+        Raises DependencyDown when the database can't be used.
+        """
+        return await self._run(self._writes, self._writer, function, *args, **kwargs)
+
+    async def read(
+        self,
+        function: Callable[Concatenate[Session, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `function(session, ...)`, which only reads."""
+        return await self._run(self._reads, self.engine, function, *args, **kwargs)
+
+    async def _run(
+        self, pool: ThreadPoolExecutor, engine: Engine, function: Any, *args: Any, **kw: Any
+    ) -> Any:
+        def transaction() -> Any:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                return function(session, *args, **kw)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, transaction)
+        except (OperationalError, InterfaceError) as error:
+            raise DependencyDown("database", str(error.orig)) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DependencyDown("database", str(error.orig)) from error
+            raise
+
+    def _alembic(self) -> AlembicConfig:
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(self._migrations))
+        config.set_main_option("sqlalchemy.url", self.url.replace("%", "%%"))
+        return config
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; safe to run twice and by two at once."""
+        if self.is_sqlite:
+            command.upgrade(self._alembic(), "head")
+            return
+        with create_engine(self.url, poolclass=NullPool).connect() as lock:
+            lock.execute(text("SELECT pg_advisory_lock(5263)"))
+            command.upgrade(self._alembic(), "head")
+
+    def check_schema(self) -> None:
+        """Raise SchemaTooOld unless the schema is this program's."""
+        head = ScriptDirectory.from_config(self._alembic()).get_current_head()
+        with self.engine.connect() as connection:
+            now = MigrationContext.configure(connection).get_current_revision()
+        if now != head:
+            raise SchemaTooOld(
+                f"the database is at revision {now or 'none'}, this program needs "
+                f"{head}: run the service's `migrate` command"
+            )
+
+    def close(self) -> None:
+        """Give back threads and connections."""
+        self._writes.shutdown()
+        self._reads.shutdown()
+        self.engine.dispose()
+
+
+def run_migrations(metadata: Any) -> None:
+    """What every service's `migrations/env.py` does."""
+    from alembic import context  # noqa: PLC0415 (exists only inside a migration run)
+
+    url = context.config.get_main_option("sqlalchemy.url")
+    assert url is not None
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        context.configure(
+            connection=connection, target_metadata=metadata, render_as_batch=True
+        )
+        with context.begin_transaction():
+            context.run_migrations()

@@ -1,0 +1,1 @@
+"""Durable work: the queue, the loops that work it off, the outbox of events."""

@@ -1,0 +1,77 @@
+"""Back-off with full jitter, and circuits of dependencies (design 5)."""
+
+import random
+import time
+from collections.abc import Iterable
+
+import structlog
+
+from .metrics import Metrics
+
+__all__ = ["Circuit", "Circuits", "backoff"]
+
+logger = structlog.get_logger("koa_shared")
+
+
+def backoff(attempt: int, first: float = 0.5, longest: float = 60.0) -> float:
+    """Return a random delay in seconds, its bound doubling with each attempt."""
+    bound: float = min(longest, first * 2 ** min(attempt, 16))
+    return random.uniform(bound / 10, bound)  # noqa: S311 (jitter, not a secret)
+
+
+class Circuit:
+    """One dependency: open while it is down, closed by one probe that succeeds."""
+
+    def __init__(self, dependency: str, metrics: Metrics) -> None:
+        self.dependency = dependency
+        self.reason: str | None = None
+        self._gauge = metrics.circuit.labels(metrics.service, dependency)
+        self._gauge.set(0)
+        self._failures = 0
+        self._probe_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the dependency is held to be down."""
+        return self._failures > 0
+
+    def wait(self) -> float:
+        """Return the seconds until the next try is allowed; 0 when closed."""
+        return max(0.0, self._probe_at - time.monotonic()) if self.is_open else 0.0
+
+    def succeeded(self) -> None:
+        """Close the circuit."""
+        if self.is_open:
+            logger.info("Dependency is back", dependency=self.dependency)
+        self._failures, self.reason = 0, None
+        self._gauge.set(0)
+
+    def failed(self, reason: str) -> None:
+        """Open the circuit, or keep it open longer."""
+        if not self.is_open:
+            logger.warning("Dependency is down", dependency=self.dependency, why=reason)
+        # At most 10 s: what returns after a night must be seen at once.
+        self._probe_at = time.monotonic() + backoff(self._failures, 0.2, 10.0)
+        self._failures += 1
+        self.reason = reason
+        self._gauge.set(1)
+
+
+class Circuits(dict[str, Circuit]):
+    """The circuits of one process, made as they are asked for."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def __missing__(self, dependency: str) -> Circuit:
+        self[dependency] = circuit = Circuit(dependency, self._metrics)
+        return circuit
+
+    def wait(self, needs: Iterable[str]) -> float:
+        """Return how long until all of `needs` may be tried."""
+        return max((self[name].wait() for name in needs), default=0.0)
+
+    def is_open(self, needs: Iterable[str]) -> bool:
+        """Tell whether one of `needs` is held to be down."""
+        return any(self[name].is_open for name in needs)
