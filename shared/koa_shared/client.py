@@ -39,7 +39,9 @@ class PeerRefused(Rejected):
         self.problem = problem
 
 
-def open_http(token: str | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:
+def open_http(
+    token: str | None = None, ca_file: Path | None = None
+) -> httpx.AsyncClient:
     """Return one HTTP client for all peers of a process; connections are kept."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     verify: Any = True

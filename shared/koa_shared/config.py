@@ -67,7 +67,9 @@ class ServiceConfig(BaseSettings):
     token_file: Path | None = Field(None, title="The token this service presents")
     ca_file: Path | None = Field(None, title="Certificates of peers and S3")
     var: Path = Field(Path("var"), title="Directory of the state kept on disk")
-    dev: bool = Field(False, title="Loopback callers are operators; loopback only")
+    dev: bool = Field(
+        default=False, title="Loopback callers are operators; loopback only"
+    )
     log_format: str = Field("json", title="json or console")
     instruments_dir: Path | None = Field(None, title="Added or changed instruments")
     instance: str = Field("", title="Name of this replica in leases and logs")
@@ -83,7 +85,9 @@ class ServiceConfig(BaseSettings):
     def database(self, service: str) -> str:
         """Return the database URL; the default is one SQLite file per service."""
         if self.database_url:
-            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+            return self.database_url.replace(
+                "postgresql://", "postgresql+psycopg://", 1
+            )
         return f"sqlite:///{self.var.resolve()}/{service}.db"
 
     def token(self) -> str | None:

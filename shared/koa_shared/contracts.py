@@ -47,7 +47,9 @@ def utcnow() -> datetime:
 
 
 def _rfc3339(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
@@ -365,11 +367,11 @@ class FrameView(BaseModel):
     instrument: str
     level: int
     version: int | None = None
-    generation: int
+    generation: int | None = None
     status: Status
     step: str
     night: str | None = Field(default=None, description="UT date, YYYY-MM-DD")
-    origin: Origin
+    origin: Origin | None = None
     path: str | None = None
     findings: list[Finding]
     timeline: Timeline

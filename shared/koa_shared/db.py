@@ -42,7 +42,9 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(
-        self, value: datetime | None, dialect: Dialect
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002 (SQLAlchemy's)
     ) -> datetime | None:
         """Refuse a naive time; store UTC."""
         if value is not None and value.tzinfo is None:
@@ -50,18 +52,22 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(
-        self, value: datetime | None, dialect: Dialect
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002 (SQLAlchemy's)
     ) -> datetime | None:
         """Give the zone back."""
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return (
+            value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        )
 
 
 def safe_json(value: Any) -> Any:
-    """Return `value` as both databases take it: no NUL, surrogate, NaN or Infinity.
+    r"""Return `value` as both databases take it: no NUL, surrogate, NaN or Infinity.
 
-    PostgreSQL refuses what SQLite takes; the escapes are visible (`\\x00`, `NaN`).
+    PostgreSQL refuses what SQLite takes; the escapes are visible (`\x00`, `NaN`).
     """
     match value:
         case str():
@@ -73,7 +79,8 @@ def safe_json(value: Any) -> Any:
             return {safe_json(str(k)): safe_json(v) for k, v in value.items()}
         case list() | tuple():
             return [safe_json(item) for item in value]
-    return value
+        case _:
+            return value
 
 
 class SchemaTooOld(Exception):
@@ -131,7 +138,9 @@ class Database:
 
         Raises DependencyDown when the database can't be used.
         """
-        return await self._run(self._writes, self._writer, function, *args, **kwargs)
+        return await self._run(
+            self._writes, self._writer, lambda s: function(s, *args, **kwargs)
+        )
 
     async def read(
         self,
@@ -140,14 +149,16 @@ class Database:
         **kwargs: P.kwargs,
     ) -> T:
         """Run `function(session, ...)`, which only reads."""
-        return await self._run(self._reads, self.engine, function, *args, **kwargs)
+        return await self._run(
+            self._reads, self.engine, lambda s: function(s, *args, **kwargs)
+        )
 
     async def _run(
-        self, pool: ThreadPoolExecutor, engine: Engine, function: Any, *args: Any, **kw: Any
-    ) -> Any:
-        def transaction() -> Any:
+        self, pool: ThreadPoolExecutor, engine: Engine, call: Callable[[Session], T]
+    ) -> T:
+        def transaction() -> T:
             with Session(engine, expire_on_commit=False) as session, session.begin():
-                return function(session, *args, **kw)
+                return call(session)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, transaction)

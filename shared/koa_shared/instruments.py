@@ -6,19 +6,27 @@ that can't be used stops the service at start, with a sentence that says why.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
+    "Case",
     "Heartbeat",
     "Instrument",
     "InstrumentError",
+    "Naming",
     "PathRules",
+    "Programs",
+    "Range",
     "RuleCall",
     "Source",
+    "Table",
+    "Test",
+    "When",
     "load_instruments",
     "shipped_dir",
 ]
@@ -75,6 +83,10 @@ class PathRules(Data):
         "TEMPFITS.fits",
     )
     ignore_pattern: str = r"KP\.\d{8}\.\d{5}\.\d{2}-\d\.fits"
+    reject: tuple[str, ...] = Field(
+        default=("mira", "savier-protected", "SPEC/ORP", "/subtracted", "idf"),
+        description="frames under such a path end INVALID (FILEPATH_REJECT)",
+    )
 
     def refusal(self, path: str) -> str | None:
         """Return why this announced path is ignored, None if it is not."""
@@ -88,12 +100,113 @@ class PathRules(Data):
         return None
 
 
+class Range(Data):
+    """Numbers from `min` to `max`, both included; no limit where one is left out."""
+
+    min: float = float("-inf")
+    max: float = float("inf")
+
+
+# What a keyword's value must be (docs/instruments.md).  Text: equal, blanks around it
+# and case left out; `*` and `?` are wildcards, `!` in front means not, `""` absent or
+# blank, `"!"` there.  A list: one of them.  Number, Range: a number.  true, false: a
+# flag (`"@name"`).
+Test = bool | int | float | str | Range | tuple[str | int | float, ...]
+When = dict[str, Test]
+
+BUILT_IN_FLAGS = frozenset({"@hdus", "@tables", "@domeflat"})
+
+
+class Prefix(Data):
+    """A KOAID prefix and when it is the one; the first that fits is taken."""
+
+    prefix: str = Field(pattern=r"^[A-Z][A-Z0-9]$")
+    when: When = {}
+
+
+class Suffix(Data):
+    """Text behind a KOAID, `{KEYWORD}` filled in from the header; all that fit."""
+
+    suffix: str = Field(pattern=r"^_")
+    when: When = {}
+
+
+class Instrume(Data):
+    """How INSTRUME is checked and mended (facts 2.1).
+
+    A value that begins with one of `accept` (equals it, if `exact`) is right.  One that
+    does not is mended if any of `evidence` speaks for it, or copied from `copy_from`.
+    """
+
+    accept: tuple[str, ...] = ()
+    exact: bool = False
+    keep: bool = Field(default=False, description="a right value stays as it is")
+    force: bool = Field(default=False, description="whatever it is, write the name")
+    save_as: str | None = None
+    copy_from: str | None = None
+    evidence: tuple[When, ...] = ()
+
+
+class Naming(Data):
+    """Where a frame's identity comes from (facts 2.1-2.3)."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    suffixes: tuple[Suffix, ...] = ()
+    instrume: Instrume = Instrume()
+    utc: tuple[str, ...] = ("UTC",)
+    ofname: tuple[str, ...] = ("{OFNAME}",)
+    zfill: dict[str, int] = {}
+    koaid_from: str | None = Field(default=None, description="a name that is a KOAID")
+
+
+class Programs(Data):
+    """Whose frames are whose (facts 3.4, 3.5)."""
+
+    progname: tuple[str, ...] = ("PROGNAME",)
+    # Fragments of values that mean engineering; osrseng is none since 2024-07-19.
+    engineering: dict[str, tuple[str, ...]] = {
+        "PROGNAME": ("eng", "calibrations", "my program"),
+        "OUTDIR": (
+            *("kpfeng", "kpfdev", "kcwieng", "kcwirun", "hireseng", "nspeceng"),
+            *("nirc2eng", "dmoseng", "lriseng", "esieng", "nireseng"),
+            *("osiriseng", "moseng"),
+        ),
+        "OBSERVER": ("keck ipdm", "nirspec"),
+        "CAMERA": ("fpc",),
+    }
+    only_classical: bool = Field(
+        default=False, description="outside all slots only classical nights count"
+    )
+    target_info: bool | tuple[When, ...] = Field(
+        default=True, description="whether calibrations tell a secret target"
+    )
+
+
 class RuleCall(Data):
-    """One line of the ordered list of rules: which, how, and how much it matters."""
+    """One line of the ordered list of rules: which, how, when, how much it matters."""
 
     rule: str
     critical: bool = False
+    when: When = {}
     params: dict[str, Any] = {}
+
+
+class Case(Data):
+    """One value out of several: `value`, or that of the keyword `copy`, by `map`."""
+
+    value: str | int | float | None = None
+    copy_of: str | None = Field(default=None, alias="copy")
+    map: str | None = Field(default=None, description="one of `maps`")
+    when: When = {}
+
+    @model_validator(mode="after")
+    def _has_a_value(self) -> Self:
+        if (self.value is None) == (self.copy_of is None):
+            raise ValueError("a case has either `value` or `copy`")
+        return self
+
+
+Table = dict[str, dict[str, Any]]
 
 
 class Instrument(Data):
@@ -101,12 +214,61 @@ class Instrument(Data):
 
     name: str
     telescope: int | None = Field(
-        default=None, description="Keck number; None: told by TELESCOP")
+        default=None, description="Keck number; None: told by TELESCOP"
+    )
     roots: tuple[str, ...] = Field(description="announced directories of its data")
     names: str = Field(default="*.fits", description="file names a rescan looks at")
     paths: PathRules = PathRules()
     min_hdus: int = 1
     sources: tuple[Source, ...] = Field(alias="source", default=())
+    naming: Naming = Naming()
+    programs: Programs = Programs()
+    flags: dict[str, tuple[When, ...]] = Field(
+        default={}, description="`@name` in a condition: any of these"
+    )
+    choices: dict[str, tuple[Case, ...]] = Field(
+        alias="choose", default={}, description="keyword to its cases; the first counts"
+    )
+    rules: tuple[RuleCall, ...] = ()
+    maps: dict[str, dict[str, str]] = {}
+    tables: dict[str, Table] = {}
+    wave_unit: Literal["angstrom", "micron", "nm"] | None = None
+    catalogue: dict[str, tuple[str, ...]] = Field(
+        default={}, description="core column to the keywords it is read from"
+    )
+    columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
+    preview: dict[str, Any] = Field(default={}, description="see PreviewSpec")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        known = set(BUILT_IN_FLAGS)
+        for name, alternatives in self.flags.items():
+            _check_flags(f"flags.{name}", alternatives, known)
+            known.add(f"@{name}")
+        for where, conditions in self._conditions():
+            _check_flags(where, conditions, known)
+        for case in (case for cases in self.choices.values() for case in cases):
+            if case.map is not None and case.map not in self.maps:
+                raise ValueError(f"there is no map {case.map!r}")
+        return self
+
+    def _conditions(self) -> Iterator[tuple[str, Iterable[When]]]:
+        yield "prefixes", (p.when for p in self.naming.prefixes)
+        yield "suffixes", (s.when for s in self.naming.suffixes)
+        yield "evidence", self.naming.instrume.evidence
+        for keyword, cases in self.choices.items():
+            yield f"choose.{keyword}", (c.when for c in cases)
+        yield "rules", (call.when for call in self.rules)
+        if not isinstance(self.programs.target_info, bool):
+            yield "target_info", self.programs.target_info
+
+
+def _check_flags(
+    where: str, conditions: Iterable[When], known: AbstractSet[str]
+) -> None:
+    for when in conditions:
+        if unknown := {k for k in when if k.startswith("@")} - known:
+            raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")
 
 
 def shipped_dir() -> Path:
@@ -142,10 +304,11 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
 def _check_unique(instruments: Mapping[str, Instrument]) -> None:
     seen: dict[str, str] = {}
     for instrument in instruments.values():
-        for source in instrument.sources:
-            if source.name in seen:
+        claims = {f"source {source.name!r}" for source in instrument.sources}
+        claims |= {f"prefix {p.prefix!r}" for p in instrument.naming.prefixes}
+        for claim in sorted(claims):
+            if claim in seen:
                 raise InstrumentError(
-                    f"{instrument.name}: source {source.name!r} belongs to "
-                    f"{seen[source.name]} already"
+                    f"{instrument.name}.toml: {claim} belongs to {seen[claim]} already"
                 )
-            seen[source.name] = instrument.name
+            seen[claim] = instrument.name

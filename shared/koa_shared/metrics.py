@@ -15,56 +15,55 @@ class Metrics:
 
     def __init__(self, service: str) -> None:
         self.service = service
-        self.registry = registry = CollectorRegistry()
-        self.frames = Counter(
-            "koa_frames_total",
-            "Frames that reached a status",
-            ["instrument", "status"],
-            registry=registry,
+        self.registry = CollectorRegistry()
+        self.frames = self.counter(
+            "koa_frames_total", "Frames that reached a status", ["instrument", "status"]
         )
-        self.attempts = Counter(
+        self.attempts = self.counter(
             "koa_attempts_total",
             "Attempts at a step and how they ended",
             ["service", "step", "outcome"],
-            registry=registry,
         )
-        self.findings = Counter(
-            "koa_findings_total",
-            "Findings by code",
-            ["code", "instrument"],
-            registry=registry,
+        self.findings = self.counter(
+            "koa_findings_total", "Findings by code", ["code", "instrument"]
         )
-        self.hop = Histogram(
+        self.hop = self.histogram(
             "koa_hop_seconds",
             "Time between two points of a frame's timeline",
             ["hop", "instrument"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
         )
-        self.depth = Gauge(
-            "koa_queue_depth",
-            "Jobs that wait or run",
-            ["service", "queue"],
-            registry=registry,
+        self.depth = self.gauge(
+            "koa_queue_depth", "Jobs that wait or run", ["service", "queue"]
         )
-        self.oldest = Gauge(
+        self.oldest = self.gauge(
             "koa_queue_oldest_seconds",
             "Age of the oldest job that waits",
             ["service", "queue"],
-            registry=registry,
         )
-        self.parked = Gauge(
-            "koa_parked", "Frames parked for an operator", ["service"], registry=registry
+        self.parked = self.gauge(
+            "koa_parked", "Frames parked for an operator", ["service"]
         )
-        self.circuit = Gauge(
+        self.circuit = self.gauge(
             "koa_circuit_open",
             "1 while a dependency's circuit is open",
             ["service", "dependency"],
-            registry=registry,
         )
-        self.skew = Counter(
+        self.skew = self.counter(
             "koa_clock_skew_total",
             "Frames whose file time could not be believed",
             ["instrument"],
-            registry=registry,
+        )
+
+    def counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        """Add a counter to this process's registry."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
+        """Add a gauge to this process's registry."""
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
+        """Add a histogram of seconds to this process's registry."""
+        return Histogram(
+            name, text, labels, buckets=LATENCY_BUCKETS, registry=self.registry
         )

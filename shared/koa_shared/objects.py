@@ -105,11 +105,16 @@ class ObjectStore:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    async def make_buckets(self, *buckets: str) -> None:
-        """Make the buckets that are not there."""
-        for bucket in buckets:
-            if not await self._call(self._client.bucket_exists, bucket):
-                await self._call(self._client.make_bucket, bucket)
+    async def insist_on(self, bucket: str) -> None:
+        """Make the bucket if it is not there; tries until the store answers."""
+        while True:
+            try:
+                if not await self._call(self._client.bucket_exists, bucket):
+                    await self._call(self._client.make_bucket, bucket)
+            except DependencyDown:
+                await asyncio.sleep(1)
+            else:
+                return
 
     async def put(self, bucket: str, key: str, *buffers: bytes | memoryview) -> None:
         """Store the buffers, one behind the other, as one object."""
@@ -134,7 +139,9 @@ class ObjectStore:
             size += len(chunk)
         return Digest(size, sha.hexdigest())
 
-    def _chunks(self, bucket: str, key: str, offset: int, length: int) -> Iterator[bytes]:
+    def _chunks(
+        self, bucket: str, key: str, offset: int, length: int
+    ) -> Iterator[bytes]:
         response = self._client.get_object(bucket, key, offset=offset, length=length)
         try:
             yield from response.stream(CHUNK)

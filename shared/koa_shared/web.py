@@ -25,7 +25,15 @@ from .contracts import Problem
 from .errors import DependencyDown, Forbidden, KoaError, Unauthorized
 from .metrics import Metrics
 
-__all__ = ["Caller", "ServiceContext", "Tokens", "build_app", "caller", "needs", "serve"]
+__all__ = [
+    "Caller",
+    "ServiceContext",
+    "Tokens",
+    "build_app",
+    "caller",
+    "needs",
+    "serve",
+]
 
 logger = structlog.get_logger("koa_shared")
 
@@ -59,7 +67,10 @@ class Tokens:
         self._read()
 
     def _read(self) -> None:
-        if self._path is None or (stamp := self._path.stat().st_mtime_ns) == self._stamp:
+        if (
+            self._path is None
+            or (stamp := self._path.stat().st_mtime_ns) == self._stamp
+        ):
             return
         rows = tomllib.loads(self._path.read_text()).get("token", [])
         self._known = [
@@ -75,7 +86,9 @@ class Tokens:
         if authorization is None:
             return Caller()
         self._read()
-        digest = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest()
+        digest = hashlib.sha256(
+            authorization.removeprefix("Bearer ").encode()
+        ).hexdigest()
         found = [c for known, c in self._known if hmac.compare_digest(known, digest)]
         if not found:
             raise Unauthorized("this token is not known here")
@@ -128,7 +141,7 @@ def problem(
         type=f"urn:koa:problem:{code}", title=title, status=status, detail=detail,
         code=code, retryable=retryable, **more,
     )  # fmt: skip
-    headers = {"Retry-After": "5"} if status == 503 else None  # noqa: PLR2004
+    headers = {"Retry-After": "5"} if status == 503 else None
     return JSONResponse(
         body.model_dump(mode="json", exclude_none=True),
         status,
@@ -148,7 +161,11 @@ async def _koa_error(_: Request, error: Exception) -> Response:
 async def _dependency_down(_: Request, error: Exception) -> Response:
     logger.warning("A request met a dependency that is down", why=str(error))
     return problem(
-        503, "dependency_down", "Something this needs is down", str(error), retryable=True
+        503,
+        "dependency_down",
+        "Something this needs is down",
+        str(error),
+        retryable=True,
     )
 
 
@@ -201,7 +218,9 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        logs.bind(self.service, headers.get(b"traceparent", b"").decode("latin-1") or None)
+        logs.bind(
+            self.service, headers.get(b"traceparent", b"").decode("latin-1") or None
+        )
         length = headers.get(b"content-length", b"0")
         chunked = b"transfer-encoding" in headers
         if chunked or not length.isdigit() or int(length) > MAX_BODY:
@@ -231,7 +250,7 @@ async def readyz(request: Request, verbose: str | None = None) -> Response:
     body: dict[str, Any] = {"ready": True, "dev": request.app.state.config.dev}
     try:
         await context.ready()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is the answer)
         body |= {"ready": False, "why": str(error)}
     if verbose is not None:
         body |= await context.details()

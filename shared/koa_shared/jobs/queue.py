@@ -131,7 +131,9 @@ class JobQueue:
             update(self.table).where(t.state == "leased").values(state="ready")
         )
         # Delays were on a clock that may have started anew with the host.
-        session.execute(update(self.table).values(not_before=0, created_at=self._now(session)))
+        session.execute(
+            update(self.table).values(not_before=0, created_at=self._now(session))
+        )
         return int(held.rowcount)  # type: ignore[attr-defined]
 
     def put(self, session: Session, job: NewJob) -> bool:
@@ -291,7 +293,10 @@ class JobQueue:
         t = self.table.c
         rows = session.execute(
             select(
-                t.queue, t.state, func.count(), self._now(session) - func.min(t.created_at)
+                t.queue,
+                t.state,
+                func.count(),
+                self._now(session) - func.min(t.created_at),
             ).group_by(t.queue, t.state)
         ).all()
         return [(q, s, int(n), max(0.0, float(age))) for q, s, n, age in rows]

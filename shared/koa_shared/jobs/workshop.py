@@ -45,6 +45,7 @@ class Lane:
     needs: tuple[str, ...] = ()
     budget: int | None = None
     paused: Callable[[], frozenset[str]] = frozenset
+    settled: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -56,6 +57,10 @@ class _State:
     def bytes(self) -> int:
         return sum(job.size for job in self.running.values())
 
+    def done(self, task: asyncio.Task[None]) -> None:
+        del self.running[task]
+        self.woken.set()
+
 
 class Workshop:
     """All lanes of one service process."""
@@ -66,6 +71,7 @@ class Workshop:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._lanes: dict[str, tuple[Lane, _State]] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._insisting: set[asyncio.Task[None]] = set()
         self._stopping = False
         # Other replicas put jobs into the same PostgreSQL; SQLite is ours alone.
         self._idle = 30.0 if db.is_sqlite else 1.0
@@ -97,7 +103,7 @@ class Workshop:
             loop.cancel()
         tasks = [task for _, state in self._lanes.values() for task in state.running]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            late = (await asyncio.wait(tasks, timeout=STOP_SECONDS))[1]
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -140,7 +146,7 @@ class Workshop:
         if job is not None:
             task = asyncio.create_task(self._work(lane, job))
             state.running[task] = job
-            task.add_done_callback(lambda t: (state.running.pop(t), state.woken.set()))
+            task.add_done_callback(state.done)
             return 0.0
         due = await self.db.read(self.queue.next_in, lane.queue)
         return self._idle if not due else min(self._idle, max(due, 0.002))
@@ -185,7 +191,9 @@ class Workshop:
         except DependencyDown as down:
             self._down(down)
             # The row stays leased; on PostgreSQL the lease runs out, on SQLite:
-            asyncio.get_running_loop().create_task(self._insist(job))
+            insisting = asyncio.create_task(self._insist(job))
+            self._insisting.add(insisting)  # the loop alone would not keep it
+            insisting.add_done_callback(self._insisting.discard)
             return "unsettled"
 
     async def _again(self, job: Job, delay: float, error: str) -> None:
@@ -205,7 +213,9 @@ class Workshop:
         attempt = job.attempts + 1
         parked = attempt >= MAX_ATTEMPTS
         delay = None if parked else backoff(attempt)
-        logger.exception("An attempt failed", attempt=attempt, next_in=delay)
+        logger.error(
+            "An attempt failed", attempt=attempt, next_in=delay, exc_info=error
+        )
 
         def settle(session: Session) -> None:
             if delay is None:
@@ -215,6 +225,7 @@ class Workshop:
             lane.failed(session, job, Failure(error, attempt, delay))
 
         await self.db.write(settle)
+        lane.settled()
         return "parked" if parked else "failed"
 
     async def _keep(self, job: Job) -> None:

@@ -1,0 +1,53 @@
+# KOA RTI.  `make help` lists what there is; all options stand in pyproject.toml.
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test check format bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Make .venv from requirements/dev.lock (done by the others as needed)
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "KOA RTI needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "No venv module here: apt-get install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements/dev.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## Run the whole system here; SIM= DEV= PORT_OFFSET= DB= S3= VAR=
+	$(PY) -m koa_shared.simulator.stack
+
+test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench $(ARGS)
+
+check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-logo
+	$(PY) -m pytest tests/house $(ARGS)
+
+format: $(STAMP) ## Format the code and apply the lint's safe fixes
+	$(PY) -m ruff check --fix-only
+	$(PY) -m ruff format
+
+bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
+	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)
+
+lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
+	for extra in monitor preparer ingestor dev; do \
+		$(PY) -m uv pip compile pyproject.toml --quiet --extra $$extra --generate-hashes \
+			--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+			--python-version 3.11 $(ARGS) --output-file requirements/$$extra.lock || exit 1; \
+	done
+
+clean: ## Remove .venv and all caches; var/, the state of `make run`, stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

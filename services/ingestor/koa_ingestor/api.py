@@ -1,0 +1,331 @@
+"""The ingestor's front door: messages of the services, the status API."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel
+
+from koa_shared import logs
+from koa_shared.contracts import (
+    Accepted,
+    EventBatch,
+    FilePrepared,
+    FrameView,
+    Page,
+    Status,
+    Time,
+    utcnow,
+)
+from koa_shared.errors import Conflict
+from koa_shared.web import AnyCaller, Caller, needs
+
+from .catalog import is_open_to, view
+from .downloads import send
+from .errors import NeedsReprocess, NotArchived, Proprietary
+
+router = APIRouter(prefix="/v1")
+Producer = Annotated[Caller, Depends(needs("producer"))]
+Operator = Annotated[Caller, Depends(needs("operator"))]
+IDLE = 15.0  # s between comments that keep a quiet stream open
+
+
+def _context(request: Request) -> Any:
+    return request.app.state.context
+
+
+Ctx = Annotated[Any, Depends(_context)]
+
+
+class Why(BaseModel):
+    """An operator's reason."""
+
+    why: str = ""
+
+
+class Accept(Why):
+    """What a frame with a taken KOAID is: the same exposure, or another one."""
+
+    as_: Literal["version", "padded"] = "version"
+    model_config = {"alias_generator": lambda name: name.rstrip("_")}
+
+
+class HistoryEntry(BaseModel):
+    """One event of a frame's life."""
+
+    service: str
+    seq: int
+    generation: int
+    at: Time
+    status: str
+    step: str
+
+
+@router.post("/frames", summary="A frame's products lie in staging")
+async def hand_over(
+    frame: FilePrepared, ctx: Ctx, _: Producer, response: Response
+) -> Accepted:
+    """202: accepted, durable here. 200: known already."""
+    fresh, row = await ctx.db.write(
+        ctx.store.hand_over, frame, logs.traceparent() or ""
+    )
+    ctx.published()
+    ctx.wake("ingest")
+    response.status_code = 202 if fresh else 200
+    return Accepted(
+        frame_id=row.frame_id, generation=row.generation, status=Status(row.status)
+    )
+
+
+@router.post("/events", summary="What happened to frames, sources, directories")
+async def events(batch: EventBatch, ctx: Ctx, _: Producer) -> dict[str, int]:
+    """Apply a batch; repeats are dropped."""
+    applied = await ctx.db.write(ctx.store.apply, batch)
+    if batch.events:
+        ctx.published()
+    return {"applied": applied}
+
+
+@router.get("/frames", summary="Frames, newest acquired first")
+async def list_frames(  # noqa: PLR0913 (one argument per filter)
+    ctx: Ctx,
+    caller: AnyCaller,
+    instrument: str | None = None,
+    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None,
+    status: Status | None = None,
+    program: str | None = None,
+    level: int | None = None,
+    type: str | None = None,  # noqa: A002 (the name on the wire)
+    origin: str | None = None,
+    path: str | None = None,
+    name: str | None = None,
+    koaid: str | None = None,
+    since: AwareDatetime | None = None,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[FrameView]:
+    """Return one page; conditions on hidden columns match only what you may see."""
+    filters = {
+        "instrument": instrument, "night": night, "status": status, "level": level,
+        "program": program, "type": type, "origin": origin, "path": path,
+        "name": name, "koaid": koaid, "since": since, "limit": limit,
+    }  # fmt: skip
+    rows, more = await ctx.db.read(ctx.store.frames, filters, caller, cursor)
+    return Page[FrameView](items=[show(row, caller) for row in rows], next=more)
+
+
+def show(row: Any, caller: Caller) -> FrameView:
+    """Return a frame's row as this caller may see it."""
+    return view(row.model_dump() | {"metadata": row.core}, caller)
+
+
+@router.get("/frames/{name}", summary="One frame, by frame_id or KOAID")
+async def get_frame(
+    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
+) -> FrameView:
+    """Return a frame as you may see it; `version` for an earlier one."""
+    row = await ctx.db.read(ctx.store.find, name)
+    values = row.model_dump() | {"metadata": row.core}
+    if version is not None:
+        old = await ctx.db.read(ctx.store.version, row, version)
+        if old is None:
+            raise NotArchived(f"{name} has no version {version}")
+        values |= {"version": version, "products": old.products, "metadata": old.core}
+    return view(values, caller)
+
+
+@router.get("/frames/{name}/timeline", summary="A frame's events, in order")
+async def timeline(name: str, ctx: Ctx, _: AnyCaller) -> list[HistoryEntry]:
+    """Return when which service said what about the frame."""
+    row = await ctx.db.read(ctx.store.find, name)
+    rows = await ctx.db.read(ctx.store.history, row.frame_id)
+    return [HistoryEntry.model_validate(r.model_dump()) for r in rows]
+
+
+async def _archived(ctx: Any, name: str, caller: Caller, version: int | None) -> Any:
+    """Return the version that holds a frame, for a caller who may have it."""
+    row = await ctx.db.read(ctx.store.find, name)
+    if not is_open_to(caller, row.semid, row.release_date, utcnow()):
+        raise Proprietary("a token that names the frame's program is needed")
+    held = await ctx.db.read(ctx.store.version, row, version)
+    if held is None:
+        raise NotArchived(f"{name} is {row.status}, not archived")
+    return row, held
+
+
+async def _product(
+    ctx: Any, name: str, caller: Caller, version: int | None, pick: Any, range_: str | None
+) -> StreamingResponse:  # noqa: PLR0913, RUF100
+    row, held = await _archived(ctx, name, caller, version)
+    product = next((p for p in held.products if pick(p)), None)
+    if product is None:
+        raise NotArchived(f"{name} has no such product")
+    day = held.koaid.split(".")[1]
+    key = (
+        f"{row.instrument}/{day}/lev{row.level}/{held.koaid}/v{held.version}/"
+        f"{product['name']}"
+    )
+    return await send(ctx.objects, ctx.config.archive_bucket, key, product, range_)
+
+
+Range = Annotated[str | None, Header(alias="range")]
+
+
+@router.get("/frames/{name}/file", summary="The FITS file; ranges are served")
+async def get_file(
+    name: str, ctx: Ctx, caller: AnyCaller, range_: Range = None, version: int | None = None
+) -> StreamingResponse:
+    """Stream the level-0 FITS file."""
+    return await _product(
+        ctx, name, caller, version, lambda p: p["role"] == "fits", range_
+    )
+
+
+@router.get("/frames/{name}/preview", summary="The preview, a JPEG")
+async def get_preview(
+    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
+) -> StreamingResponse:
+    """Stream the first preview."""
+    return await _product(
+        ctx, name, caller, version, lambda p: p["role"] == "preview", None
+    )
+
+
+@router.get("/frames/{name}/products/{product}", summary="One product by its name")
+async def get_product(
+    name: str, product: str, ctx: Ctx, caller: AnyCaller, range_: Range = None,
+    version: int | None = None,
+) -> StreamingResponse:  # fmt: skip
+    """Stream any product of the frame."""
+    return await _product(
+        ctx, name, caller, version, lambda p: p["name"] == product, range_
+    )
+
+
+@router.get("/frames/{name}/header", summary="The header: [keyword, value, comment]")
+async def get_header(
+    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
+) -> list[list[Any]]:
+    """Return the archived primary header, in order, repeats kept."""
+    _, held = await _archived(ctx, name, caller, version)
+    cards: list[list[Any]] = held.header
+    return cards
+
+
+@router.get("/frames/{name}/metadata", summary="The catalogue's core columns")
+async def get_metadata(
+    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
+) -> dict[str, Any]:
+    """Return the core columns with their types; RA and Dec in degrees."""
+    _, held = await _archived(ctx, name, caller, version)
+    core: dict[str, Any] = held.core
+    return core
+
+
+@router.post("/frames/{frame_id}/retry", summary="Try a parked frame again")
+async def retry(
+    frame_id: str, ctx: Ctx, caller: Operator, order: Why | None = None
+) -> Accepted:
+    """An ERROR of the ingestor goes on from the first attempt."""
+    return await _reopen(ctx, frame_id, "retry", caller, order or Why())
+
+
+@router.post("/frames/{frame_id}/accept", summary="Decide a KOAID conflict")
+async def accept(frame_id: str, ctx: Ctx, caller: Operator, order: Accept) -> Accepted:
+    """`version`: the same exposure, rewritten. `padded`: another exposure."""
+    if order.as_ == "padded":
+        raise NeedsReprocess(
+            "the padded KOAID is written into the products: POST "
+            f'/v1/frames/{frame_id}/reprocess {{"fraction": "padded"}} on the preparer'
+        )
+    return await _reopen(ctx, frame_id, "accept", caller, order)
+
+
+REOPENS = {
+    "retry": (Status.ERROR, None),
+    "accept": (Status.INVALID, "DUPLICATE_KOAID"),
+}
+
+
+async def _reopen(
+    ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why
+) -> Accepted:
+    status, code = REOPENS[verb]
+    row = await ctx.db.read(ctx.store.find, frame_id)
+    if row.status != status or (code and code not in {f["code"] for f in row.findings}):
+        raise Conflict(f"{verb} is for frames that are {status} {code or ''}".strip())
+    row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, order.why)
+    ctx.published()
+    ctx.wake("ingest")
+    return Accepted(
+        frame_id=row.frame_id, generation=row.generation, status=Status(row.status)
+    )
+
+
+@router.get("/parked", summary="Frames that wait for an operator")
+async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
+    """Return the frames that are ERROR."""
+    filters = {"status": Status.ERROR, "limit": 1000}
+    rows, more = await ctx.db.read(ctx.store.frames, filters, caller, None)
+    return Page[FrameView](items=[show(row, caller) for row in rows], next=more)
+
+
+@router.get("/audit", summary="What operators did")
+async def audit(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
+    """Return the last 200 deeds: who, when, why, what changed."""
+    return [row.model_dump() for row in await ctx.db.read(ctx.store.audits)]
+
+
+@router.get("/sources", summary="The last report about every keyword source")
+async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
+    """Return the sources of all monitors."""
+    rows = await ctx.db.read(ctx.store.sources)
+    return [row.state | {"at": row.at} for row in rows]
+
+
+@router.get("/nights/{date}", summary="A night's counts")
+async def night(
+    date: str, ctx: Ctx, _: AnyCaller
+) -> dict[str, Any]:
+    """Return the night's frames by instrument and status, and its inventories."""
+    counts: dict[str, Any] = await ctx.db.read(ctx.store.night, date)
+    return counts
+
+
+@router.get("/stream", summary="Server-sent events, resumable with Last-Event-ID")
+async def stream(
+    ctx: Ctx,
+    caller: AnyCaller,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """Send each change of a frame, as you may see it; `event` is its status."""
+    last = int(last_event_id) if (last_event_id or "").isdigit() else None
+    return StreamingResponse(
+        _entries(ctx, caller, last),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
+    yield ": koa\n\n"
+    if last is None:
+        last = await ctx.db.read(ctx.store.stream_end)
+    while True:
+        woken = ctx.change()
+        rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
+        if oldest > last + 1:
+            yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
+        for entry, frame in rows:
+            data = show(frame, caller).model_dump_json(exclude_none=True)
+            yield f"id: {entry.id}\nevent: {entry.status}\ndata: {data}\n\n"
+            last = entry.id
+        if rows:
+            continue
+        try:
+            async with asyncio.timeout(ctx.idle(IDLE)):
+                await woken.wait()
+        except TimeoutError:
+            yield ": \n\n"

@@ -1,0 +1,17 @@
+"""Settings of the ingestor."""
+
+from pydantic import Field
+
+from koa_shared.config import S3Config, ServiceConfig
+
+__all__ = ["Config"]
+
+
+class Config(ServiceConfig, S3Config):
+    """What the ingestor reads from the environment."""
+
+    port: int = Field(8003, title="Port to listen on")
+    staging_keep_seconds: float = Field(
+        3600, title="How long staging keeps what is archived and verified"
+    )
+    stream_keep_days: float = Field(7, title="How long the stream can be resumed")

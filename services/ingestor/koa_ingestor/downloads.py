@@ -1,0 +1,77 @@
+"""Archived objects to a caller: whole or in part, straight from the store."""
+
+import re
+from collections.abc import AsyncIterator
+from mimetypes import guess_type
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+
+from koa_shared.objects import ObjectMissing, ObjectStore
+
+from .errors import NotArchived, RangeNotSatisfiable
+
+__all__ = ["byte_range", "send"]
+
+TYPES = {".fits": "application/fits", ".table": "text/plain", ".tbl": "text/plain"}
+_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return (first byte, length) of a Range header, None for the whole.
+
+    Several ranges or another unit are answered with the whole (RFC 9110 14.2).
+    Raises RangeNotSatisfiable when the range lies outside.
+    """
+    match = _RANGE.match(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if first == "":
+        length = min(int(last), size)
+        start = size - length
+    else:
+        start = int(first)
+        length = min(int(last) if last else size - 1, size - 1) - start + 1
+    if length <= 0 or start >= size:
+        raise RangeNotSatisfiable(f"{header} of {size} bytes")
+    return start, length
+
+
+def media_type(name: str) -> str:
+    """Return the media type of a product by its name."""
+    suffix = "." + name.rsplit(".", 1)[-1]
+    return TYPES.get(suffix) or guess_type(name)[0] or "application/octet-stream"
+
+
+async def send(
+    objects: ObjectStore, bucket: str, key: str, product: dict[str, Any],
+    range_header: str | None,
+) -> StreamingResponse:  # fmt: skip
+    """Return the response that streams one product; ETag is its SHA-256."""
+    size = product["size"]
+    part = byte_range(range_header, size)
+    start, length = part or (0, 0)
+    chunks = objects.stream(bucket, key, start, length)
+    try:
+        first = await anext(chunks, b"")
+    except ObjectMissing as error:
+        raise NotArchived(f"{product['name']} is not in the store") from error
+
+    async def body() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(length if part else size),
+        "ETag": f'"{product["sha256"]}"',
+        "Content-Disposition": f'attachment; filename="{product["name"]}"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+    return StreamingResponse(
+        body(), 206 if part else 200, headers, media_type=media_type(product["name"])
+    )

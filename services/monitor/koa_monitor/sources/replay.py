@@ -1,0 +1,99 @@
+"""Replay of a recorded night: JSON lines, one broadcast each.
+
+    {"t": "2025-12-08T09:06:38.080Z", "source": "kcwi_blue", "keyword": "LOUTFILE",
+     "value": "/s/sdata1400/kcwi1/2025dec08/kb251208_00012.fits"}
+
+`t` is RFC 3339 or seconds since 1970; `read` (an object) is needed for sources whose
+path is built of several keywords.  At speed N, a broadcast of time t is heard at
+start + (t - t0)/N, where t0 is the file's first time; that is its time stamp, too,
+so that latencies come out true.  At speed 0 all come at once, stamped one microsecond
+apart.  Afterwards the source stays connected and silent.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+from koa_shared.instruments import Source
+
+from .base import QueuedSource, SourceUnavailable
+
+
+class Recorded(BaseModel):
+    """One line of a recording."""
+
+    t: AwareDatetime
+    source: str
+    keyword: str
+    value: str
+    read: dict[str, str] = {}
+
+
+class ReplaySource(QueuedSource):
+    """The recorded broadcasts of one source, with their delays from the start."""
+
+    def __init__(
+        self, source: Source, recorded: Sequence[tuple[timedelta, Recorded]]
+    ) -> None:
+        super().__init__(source)
+        self._recorded = recorded
+
+    async def listen(self) -> None:
+        """Speak the recording, then stay silent."""
+        start = datetime.now(UTC)
+        self.connect()
+        self._initial = False  # each is a change, as it was that night
+        for delay, line in self._recorded:
+            wait = (start + delay - datetime.now(UTC)).total_seconds()
+            await asyncio.sleep(max(0.0, wait))
+            self.heard(line.value, start + delay, line.read)
+        await asyncio.Event().wait()
+
+    async def read(self, _: tuple[str, ...]) -> dict[str, str]:
+        """Refuse: what the recording lacks can't be read any more."""
+        raise LookupError("the recording holds no 'read' for it")
+
+
+def open_replay(
+    path: Path, speed: str, sources: Sequence[Source]
+) -> list[ReplaySource]:
+    """Return a source for each of `sources` that speaks its part of a recording.
+
+    Raises SourceUnavailable, with the line, when the recording can't be used.
+    """
+    lines = _load(path)
+    try:
+        rate = float(speed)
+    except ValueError:
+        rate = -1
+    if not 0 <= rate < float("inf"):
+        raise SourceUnavailable(f"replay speed {speed!r} is not a number from 0 up")
+    spoken = [
+        ((line.t - lines[0].t) / rate if rate else timedelta(microseconds=n), line)
+        for n, line in enumerate(lines)
+    ]
+    return [
+        ReplaySource(source, [(d, x) for d, x in spoken if _is_from(source, x)])
+        for source in sources
+    ]
+
+
+def _is_from(source: Source, line: Recorded) -> bool:
+    return (line.source, line.keyword) == (source.name, source.keyword)
+
+
+def _load(path: Path) -> list[Recorded]:
+    lines = []
+    try:
+        texts = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceUnavailable(f"recording {path} can't be read: {error}") from error
+    for number, text in enumerate(texts, 1):
+        try:
+            lines += [Recorded.model_validate_json(text)] if text.strip() else []
+        except ValidationError as error:
+            raise SourceUnavailable(f"{path}, line {number}: {error}") from error
+    return sorted(lines, key=lambda line: line.t)

@@ -1,0 +1,21 @@
+"""What can go wrong in the preparer alone."""
+
+from koa_shared.errors import Conflict, NotFound
+
+__all__ = ["NotAnEnd", "RawGone", "UnknownFrame"]
+
+
+class UnknownFrame(NotFound):
+    """No such frame was ever announced here."""
+
+    code = "unknown_frame"
+
+
+class NotAnEnd(Conflict):
+    """The frame is still on its way; only an end can be left."""
+
+    code = "not_an_end"
+
+
+class RawGone(Exception):
+    """The raw file has changed and the archive has no copy of what was recorded."""

@@ -1,0 +1,1 @@
+"""What happens to a frame: values in, values out."""

@@ -1,0 +1,288 @@
+"""The metadata table of a frame and the columns it has (facts 3.8, 8.2).
+
+Nothing a header says keeps its frame out of the archive: what production refuses
+(METADATA_ERROR) is written as `null` here, and is a warning that names the keyword.
+"""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from koa_shared.contracts import Finding, Severity
+from koa_shared.fits import Value
+from koa_shared.instruments import InstrumentError
+
+__all__ = [
+    "Column",
+    "columns_of",
+    "core_columns",
+    "metadata_table",
+    "read_keyword_table",
+]
+
+NULL = "null"
+# Texts that stand for no value; the last is what a dead keyword server writes.
+NULLS = frozenset({NULL, "NaN", "-NaN", "#### Error ###"})
+CLOCKS = {"date": "%Y-%m-%d", "time": "%H:%M:%S.%f"}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+PART = r"(\d+\.?\d*|\.\d+)"
+ANGLE = re.compile(
+    rf"([+-]?) *{PART}(?:[:dh ] *{PART}(?:[:m ] *{PART})?)?[dhms]?", re.ASCII
+)
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Column(BaseModel):
+    """One column of the metadata table; `[[column]]` of an instrument file.
+
+    `min`, `max` and `discrete` count only where `check` is set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    keyword: str = Field(min_length=1, pattern=r"^[!-{}~]+$")
+    type: Literal["char", "integer", "double", "date"]
+    width: int = Field(ge=1, le=4096)
+    nulls_allowed: bool = True
+    input_format: Literal["", "date", "time", "angle"] = ""
+    check: bool = False
+    min: float | None = None
+    max: float | None = None
+    discrete: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Characters of a cell: the width, more if keyword or type are longer."""
+        return max(self.width, len(self.keyword), len(self.type))
+
+
+def core_columns() -> tuple[Column, ...]:
+    """Return the columns that all instruments have."""
+    data = resources.files("koa_shared") / "data" / "core_columns.tsv"
+    with resources.as_file(data) as path:
+        return read_keyword_table(path)
+
+
+def columns_of(
+    instrument: str, tables: Path | None, own: Iterable[Mapping[str, Any]] = ()
+) -> tuple[Column, ...]:
+    """Return KOA's published columns of an instrument, else the core and its `own`.
+
+    A column of `own` takes the place of the core's of the same keyword.  Raises
+    InstrumentError for what can't be used.
+    """
+    published = tables and tables / f"KOA_{instrument}_Keyword_Table.txt"
+    if published and published.exists():
+        return read_keyword_table(published)
+    columns = {column.keyword: column for column in core_columns()}
+    try:
+        more = map(Column.model_validate, own)
+        return tuple((columns | {column.keyword: column for column in more}).values())
+    except ValidationError as error:
+        raise InstrumentError(f"{instrument}: column: {error}") from error
+
+
+def read_keyword_table(path: Path) -> tuple[Column, ...]:
+    """Read one of KOA's published definition files as it is (facts 3.8).
+
+    Raises InstrumentError, with the file's name, if it can't be used.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            columns = tuple(_columns(csv.DictReader(file, delimiter="\t")))
+    except (OSError, KeyError, csv.Error, ValidationError) as error:
+        raise InstrumentError(f"{path}: {error!r}") from error
+    keywords = [column.keyword for column in columns]
+    if keywords[:1] != ["KOAID"]:
+        raise InstrumentError(f"{path}: the first column must be KOAID")
+    if twice := {keyword for keyword in keywords if keywords.count(keyword) > 1}:
+        raise InstrumentError(f"{path}: {sorted(twice)} stand there more than once")
+    return columns
+
+
+def _columns(rows: Iterable[Mapping[str, str | None]]) -> Iterator[Column]:
+    for row in rows:
+        # Some rows of KPF's table end early; spaces stand around a few flags.
+        cell = {name: (text or "").strip() for name, text in row.items() if name}
+        if not cell["FITSKeyword"] or cell["Source"].upper() == "NEXSCI":
+            continue
+        validate = cell["ValidateFormat"].upper() == "Y"
+        fields: dict[str, Any] = {
+            "keyword": cell["FITSKeyword"],
+            "type": cell["MetadataDatatype"],
+            "width": cell["MetadataWidth"],
+            "nulls_allowed": cell["NullsAllowed"].upper() != "N",
+            "input_format": cell["InputFormat"] if validate else "",
+            "check": cell["CheckValues"].upper() == "Y",
+            "min": cell["MinValue"] or None,
+            "max": cell["MaxValue"] or None,
+            "discrete": _listed(cell["DiscreteValues"]),
+        }
+        yield Column.model_validate(fields)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Read a JSON list, or names between commas."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    names = values if isinstance(values, list) else text.split(",")
+    return tuple(str(name).strip() for name in names if text)
+
+
+def metadata_table(
+    values: Mapping[str, Value],
+    columns: Sequence[Column],
+    unreadable: Collection[str] = (),
+) -> tuple[bytes, list[Finding]]:
+    """Return the table's five lines (facts 8.2) and what was noticed about the values.
+
+    `values` are the header's, and what stands in no header (PROPINT, PROGTITL,
+    FILESIZE_MB); `unreadable` are keywords whose card can't be read.
+    """
+    findings: list[Finding] = []
+    row = ""
+    for column in columns:
+        value = values.get(column.keyword)
+        remarks: list[tuple[str, str]] = []
+        if column.keyword in unreadable:
+            value = None
+            remarks = [("MD_HEADER_KEYWORD_UNREADABLE", "the card can't be read")]
+        text, more = _cell(column, value)
+        row += f" {text:{column.size}}"
+        findings += [_finding(column.keyword, *remark) for remark in remarks + more]
+    heads = [
+        "".join(
+            f"|{text:{column.size}}" for text, column in zip(line, columns, strict=True)
+        )
+        + "|"
+        for line in (
+            [column.keyword for column in columns],
+            [column.type for column in columns],
+            [""] * len(columns),
+            [NULL if column.nulls_allowed else "" for column in columns],
+        )
+    ]
+    return ("\n".join([*heads, row]) + "\n").encode("ascii"), findings
+
+
+def _finding(keyword: str, code: str, message: str) -> Finding:
+    return Finding(
+        code=code,
+        severity=Severity.WARNING,
+        step="metadata",
+        message=f"{keyword}: {message}",
+    )
+
+
+def _cell(column: Column, value: Value) -> tuple[str, list[tuple[str, str]]]:
+    """Return the text of a cell and remarks (code, message) about it."""
+    value = _cleaned(column, value)
+    if value is None or value == "":
+        if column.nulls_allowed:
+            return NULL if value is None else "", []
+        return NULL, [("METADATA_ERROR", "there must be a value")]
+    try:
+        typed = _typed(column, value)
+    except (ValueError, OverflowError):
+        kind = column.input_format or column.type
+        return NULL, [
+            ("METADATA_ERROR", f"{value!r:.80} is no {kind}; null is written")
+        ]
+    text = _fitted(typed, column.size)
+    remarks = []
+    if text is None or (isinstance(typed, str) and text != typed):
+        remarks.append(("MD_TRUNCATE", f"{typed!r:.80} is longer than {column.size}"))
+    elif isinstance(typed, int) and typed != _number(value):
+        remarks.append(("MD_TRUNCATE", f"{value!r:.80} is written as {typed}"))
+    return text or NULL, remarks + list(_checked(column, typed))
+
+
+def _cleaned(column: Column, value: Value) -> Value:
+    """Return None for what means no value, and text that fits one line of ASCII."""
+    if isinstance(value, str):
+        value = UNPRINTABLE.sub(" ", value).rstrip(" ")
+        value = value.encode("ascii", "xmlcharrefreplace").decode()  # facts 3.3
+        value = None if value in NULLS else value
+    if isinstance(value, float) and not math.isfinite(value):
+        value = None
+    return 0 if value is None and column.keyword == "EQUINOX" else value
+
+
+def _typed(column: Column, value: Value) -> str | int | float:
+    """Return the value in its column's type; raises ValueError where it has none."""
+    if column.type == "integer":
+        return int(_number(value))
+    if column.type == "double":
+        return float(_number(value))
+    text = "FT"[value] if isinstance(value, bool) else str(value)
+    kind = column.input_format or column.type
+    if kind in CLOCKS:
+        datetime.strptime(text, CLOCKS[kind])  # noqa: DTZ007 its form alone counts
+    elif kind == "angle":
+        _degrees(text)
+    return text
+
+
+def _number(value: Value) -> int | float:
+    """Return a number, also of its text; raises ValueError for any other text."""
+    if value is None or isinstance(value, int | float):
+        return value or 0
+    if not NUMBER.fullmatch(text := value.strip()):
+        raise ValueError(value)
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def _degrees(text: str) -> float:
+    """Read an angle as production does: what has no unit is degrees."""
+    found = ANGLE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(text)
+    whole, minutes, seconds = (float(part or 0) for part in found.groups()[1:])
+    if max(minutes, seconds) > 60:
+        raise ValueError(text)
+    return (whole + minutes / 60 + seconds / 3600) * (-1 if found[1] == "-" else 1)
+
+
+def _fitted(value: str | float, size: int) -> str | None:
+    """Return the value's text in `size` characters, None if no text of it fits.
+
+    Text is cut at the end; a double loses digits but no power of ten (facts 3.8).
+    """
+    text = str(value)
+    if len(text) <= size or isinstance(value, str):
+        return text[:size]
+    mantissa, e, power = text.partition("e")
+    cut = mantissa[: max(0, size - len(e + power))]
+    if isinstance(value, int) or cut.split(".")[0] != mantissa.split(".")[0]:
+        return None
+    tidy = str(float(cut + e + power))  # production casts again: no zeros at the end
+    return tidy if len(tidy) <= size else cut + e + power
+
+
+def _checked(column: Column, value: str | float) -> Iterator[tuple[str, str]]:
+    if not column.check:
+        return
+    number: float | None = None if isinstance(value, str) else value
+    if isinstance(value, str) and column.input_format == "angle":
+        number = _degrees(value)
+    if number is not None:
+        if column.min is not None and number < column.min:
+            yield "MD_RANGE_ERROR", f"{value!r} is below {column.min:g}"
+        if column.max is not None and number > column.max:
+            yield "MD_RANGE_ERROR", f"{value!r} is above {column.max:g}"
+    allowed = {name.casefold() for name in column.discrete}
+    if allowed and str(value).casefold() not in allowed:
+        yield (
+            "MD_DISCRETE_VAL_ERROR",
+            f"{value!r:.80} is none of the values it may have",
+        )

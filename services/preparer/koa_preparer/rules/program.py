@@ -1,0 +1,176 @@
+"""Whose a frame is and how long it is theirs (facts 3.3 SEMESTER, 3.4, 3.5)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+
+from ..providers import Facts, Night, Slot
+from .frame import Effect, Extra, Frame, Note, Set, View
+from .registry import rule
+
+NONE, ENGINEERING = "NONE", "ENG"
+PROPINT = 18  # months, where nobody has approved another period
+PART = 50  # characters of a title in each of three keywords
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramId:
+    """A program; `how` it was found, `notes` on what was wrong with it."""
+
+    semester: str
+    progid: str
+    how: str
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def engineering(self) -> bool:
+        """Whether this is the observatory's own data."""
+        return self.progid == ENGINEERING
+
+    @property
+    def semid(self) -> str:
+        """Semester and program, such as `2019A_C257`, `2019A_ENG`, `2020B_NONE`."""
+        return f"{self.semester}_{self.progid}"
+
+    @property
+    def proposal(self) -> str | None:
+        """The `semid` to ask the proposals API for, None if there is no proposal."""
+        return None if self.progid in (NONE, ENGINEERING) else self.semid
+
+
+def identify_program(view: View, ut: datetime, facts: Facts) -> ProgramId:
+    """Return the program of a frame; of `facts` only night and override count.
+
+    Before KOAIMTYP is known, daytime calibrations are not yet told apart.
+    """
+    outdir = _outdir(view)
+    text, how = _claimed(view, outdir, ut, facts)
+    if "_ToO_" not in outdir and _is_engineering(view, ut, facts.night):
+        return ProgramId(semester(ut), ENGINEERING, "engineering")
+    text = text.strip().upper()
+    if not is_valid(text):
+        note = Note("INVALID_PROGID_WARN", f"{text[:40]!r} ({how}) is no program.")
+        return ProgramId(semester(ut), NONE, how, (note,))
+    term, _, progid = text.rpartition("_")
+    return ProgramId(term or semester(ut), progid, how)
+
+
+def semester(ut: datetime) -> str:
+    """Return the semester: A is Feb 2 to Aug 1 UT, days begin at 10:00 HST."""
+    day = ut - timedelta(hours=20)
+    half = "A" if 2 <= day.month < 8 else "B"
+    return f"{day.year - (day.month == 1)}{half}"
+
+
+def is_valid(text: str) -> bool:
+    """Tell whether a text can be a program, `PROG` or `YYYYS_PROG`."""
+    if text in ("", NONE) or text.count("_") > 1 or " " in text or "PROGID" in text:
+        return False
+    term, separator, progid = text.rpartition("_")
+    return 3 <= len(progid) <= 5 and (not separator or len(term) == 5)
+
+
+def _outdir(view: View) -> str:
+    outdir = view.text("OUTDIR") or view.path.rpartition("/")[0]
+    return outdir.rstrip("/")
+
+
+def _claimed(view: View, outdir: str, ut: datetime, facts: Facts) -> tuple[str, str]:
+    if facts.override:
+        return facts.override, "override"
+    for keyword in view.instrument.programs.progname:
+        if text := view.text(keyword):
+            return text, keyword
+    if "_ToO_" in outdir:
+        return outdir.rsplit("_", 1)[-1], "OUTDIR"
+    return _scheduled(view, outdir, ut, facts.night), "schedule"
+
+
+def _scheduled(view: View, outdir: str, ut: datetime, night: Night | None) -> str:
+    slots = night.slots if night else ()
+    if len(slots) == 1:
+        return slots[0].project
+    if outdir[-2:] in ("_A", "_B", "_C", "_D", "_E"):
+        place = "ABCDE".index(outdir[-1])
+        return slots[place].project if place < len(slots) else NONE
+    now = ut.time().replace(second=0, microsecond=0)
+    for slot in slots:
+        if _start(slot) <= now <= (slot.end or time.max):
+            return slot.project
+    only = view.instrument.programs.only_classical
+    if slots and now < _start(slots[0]):
+        slot = slots[0]
+    elif slots and now > (slots[-1].end or time.max):
+        slot = slots[-1]
+    else:
+        return NONE
+    return slot.project if slot.kind == "Classical" or not only else NONE
+
+
+def _start(slot: Slot) -> time:
+    return slot.start or time.min
+
+
+def _is_engineering(view: View, ut: datetime, night: Night | None) -> bool:
+    for keyword, parts in view.instrument.programs.engineering.items():
+        text = view.text(keyword).lower()
+        if any(part in text for part in parts):
+            return True
+    return is_open_calibration(view, ut, night)
+
+
+def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
+    """Tell whether this is a calibration by day that betrays no target (DKOA-82).
+
+    Production takes a frame whose type is not known yet for one (facts 7.3 P8).
+    """
+    kind = view.text("KOAIMTYP")
+    if kind in ("", "object", "unknown") or night is None:
+        return False
+    secret = view.instrument.programs.target_info
+    if not isinstance(secret, bool):
+        secret = view.any_holds(secret)
+    if secret or night.sunset is None or night.sunrise is None:
+        return False
+    return ut.time() < night.sunset or ut.time() > night.sunrise
+
+
+@rule("program")
+def program(frame: Frame) -> Iterator[Effect]:
+    """SEMESTER and PROG* (facts 3.3, 3.4); SEMID and PROGTITL for the metadata."""
+    found = identify_program(frame, frame.identity.ut, frame.facts)
+    yield from found.notes
+    pi = institution = NONE
+    title = ""
+    if found.engineering:
+        name = frame.instrument.name
+        pi, institution, title = f"{name.lower()}eng", "KECK", f"{name} Engineering"
+    elif found.proposal and (known := frame.facts.proposal):
+        pi, institution = known.pi or NONE, (known.institution or NONE).replace(" ", "")
+        title = known.title or ""
+    elif found.proposal and "proposal" in frame.facts.missing:
+        yield Note("PROP_API_ERROR", f"Nobody could tell about {found.semid}.")
+    title = title.encode("ascii", "xmlcharrefreplace").decode()
+    yield Set("SEMESTER", found.semester)
+    yield Set("PROGID", found.progid)
+    yield Set("PROGPI", pi)
+    yield Set("PROGINST", institution)
+    for n in range(3):
+        yield Set(f"PROGTL{n + 1}", title[n * PART : (n + 1) * PART])
+    yield Extra("PROGTITL", title)
+    yield Extra("SEMID", found.semid)
+
+
+@rule("propint")
+def propint(frame: Frame) -> Iterator[Effect]:
+    """PROPINT, months; runs after `program` and `image_type` (facts 3.5, 7.3 P8)."""
+    progid, known = frame.text("PROGID"), frame.facts.proposal
+    months = PROPINT
+    if progid not in ("", NONE, ENGINEERING):
+        if known is not None and known.propint is not None:
+            months = known.propint
+        elif not progid.startswith("E"):
+            yield Note("PROPINT_ERROR", f"{PROPINT} months are taken for {progid}.")
+    if is_open_calibration(frame, frame.identity.ut, frame.facts.night):
+        months = 0
+    yield Extra("PROPINT", months)

@@ -1,0 +1,1 @@
+"""A simulated observatory: an EPICS IOC that exposes, writes frames and broadcasts."""

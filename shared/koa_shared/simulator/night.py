@@ -1,0 +1,105 @@
+"""A simulated night: all cameras expose by themselves until it is told to stop."""
+
+import asyncio
+import random
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from ..instruments import load_instruments
+from .control import serve
+from .dome import Dome, Order
+from .frames import templates
+from .ioc import Keywords
+
+__all__ = ["Plan", "observe"]
+
+logger = structlog.get_logger("koa_simulator")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does.
+
+    `cadence` is the mean time between exposures of one camera in seconds, 0 for none
+    but on demand; with the chance `burst`, `burst_size` come at once.  `size` is in
+    bytes, None the real one.
+    """
+
+    root: Path
+    var: Path
+    instruments: tuple[str, ...] = ()
+    instruments_dir: Path | None = None
+    cadence: float = 0
+    burst: float = 0
+    burst_size: int = 10
+    size: int | None = None
+    seed: int = 0
+    record: Path | None = None
+
+    @property
+    def ledger(self) -> Path:
+        """Where the observatory's own record is."""
+        return self.var / "ledger.jsonl"
+
+    @property
+    def control(self) -> Path:
+        """Where the port is told."""
+        return self.var / "control.json"
+
+
+async def observe(plan: Plan) -> None:
+    """Serve the keywords and take exposures until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    known = load_instruments(plan.instruments_dir)
+    dome = Dome(known.values(), plan.root, plan.ledger, plan.seed, plan.record)
+    keywords = Keywords(s for instrument in known.values() for s in instrument.sources)
+    keywords.serve(dome.left)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(dome.close)
+        await stack.enter_async_context(serve(dome, keywords.put, plan.control))
+        tasks = [asyncio.create_task(keywords.beat())]
+        if plan.cadence:
+            names = plan.instruments or tuple(templates())
+            tasks += [asyncio.create_task(_run(plan, dome, keywords, n)) for n in names]
+        logger.info("Observatory is open", root=str(plan.root), cadence=plan.cadence)
+        tasks.append(asyncio.create_task(_until(stop)))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        for task in done:
+            task.result()  # a camera that fails ends the night with its traceback
+    logger.info("Observatory is closed")
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+async def _run(plan: Plan, dome: Dome, keywords: Keywords, instrument: str) -> None:
+    template = templates()[instrument]
+    async with asyncio.TaskGroup() as cameras:
+        for source, camera in template.camera.items():
+            if camera.auto:
+                cameras.create_task(_camera(plan, dome, keywords, source))
+
+
+async def _camera(plan: Plan, dome: Dome, keywords: Keywords, source: str) -> None:
+    chance = random.Random(f"{plan.seed} {source}")
+    kinds = dome.kinds(source)
+    weights = [kind.weight for kind in kinds.values()]
+    while True:
+        await asyncio.sleep(plan.cadence * chance.uniform(0.5, 1.5))
+        burst = chance.random() < plan.burst
+        for _ in range(plan.burst_size if burst else 1):
+            kind = chance.choices(list(kinds), weights)[0]
+            order = Order(source=source, kind=kind, size=plan.size)
+            try:
+                await dome.expose(order, keywords.put)
+            except OSError as error:
+                logger.error("Exposure is lost", source=source, error=str(error))

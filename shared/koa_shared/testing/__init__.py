@@ -1,0 +1,1 @@
+"""Fakes that behave, and small servers for tests; never part of the product."""

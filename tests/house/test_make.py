@@ -1,0 +1,29 @@
+"""`make help` lists every target, and they stay few (style 4.20)."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MAX_TARGETS = 15
+
+
+def targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z][\w-]*):(?!=)", text, re.MULTILINE))
+
+
+def test_help_lists_every_target() -> None:
+    out = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    listed = dict(re.findall(r"^  make (\S+) +(\S.*)$", out, re.MULTILINE))
+    assert set(listed) == targets()
+
+
+def test_targets_are_few_and_phony() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert set(" ".join(phony).split()) == targets()
+    assert 0 < len(targets()) <= MAX_TARGETS
