@@ -1,12 +1,12 @@
 """The typed client of the three services; the services and `koa` use the same one."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from httpx._types import QueryParamTypes
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from . import logs
 from .contracts import (
@@ -22,13 +22,11 @@ from .contracts import (
 )
 from .errors import DependencyDown, Rejected
 
-__all__ = ["Client", "Ingestor", "Monitor", "PeerRefused", "Preparer", "open_http"]
-
 Model = TypeVar("Model", bound=BaseModel)
 
 # A peer answers after one commit; 10 s is a hung peer. Connecting is loopback or WAN.
 TIMEOUT = httpx.Timeout(10.0, connect=3.0)
-FOR_GOOD = (400, 409, 422)
+FOR_GOOD = (400, 409, 422)  # with our document and `retryable: false` (design 2)
 
 
 class PeerRefused(Rejected):
@@ -39,20 +37,23 @@ class PeerRefused(Rejected):
         self.problem = problem
 
 
-def open_http(
-    token: str | None = None, ca_file: Path | None = None
-) -> httpx.AsyncClient:
+class PeerFault(DependencyDown):
+    """The peer answered, but not as it should; `code` is "" where it is not ours."""
+
+    def __init__(self, name: str, answer: httpx.Response, problem: Problem | None) -> None:
+        self.status, self.code = answer.status_code, problem.code if problem else ""
+        self.detail = problem.detail if problem else answer.text[:200]
+        super().__init__(name, f"answered {self.status}: {self.detail}")
+
+
+def open_http(token: str | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:
     """Return one HTTP client for all peers of a process; connections are kept."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    verify: Any = True
-    if ca_file is not None:
-        import ssl  # noqa: PLC0415 (only where peers are remote)
-
-        verify = ssl.create_default_context(cafile=str(ca_file))
+    verify = ssl.create_default_context(cafile=ca_file) if ca_file else True
+    limits = httpx.Limits(max_keepalive_connections=20, keepalive_expiry=300)
     return httpx.AsyncClient(
-        headers=headers, timeout=TIMEOUT, verify=verify, trust_env=False,
-        limits=httpx.Limits(max_keepalive_connections=20, keepalive_expiry=300),
-    )  # fmt: skip
+        headers=headers, timeout=TIMEOUT, verify=verify, limits=limits, trust_env=False
+    )
 
 
 def problem_of(response: httpx.Response) -> Problem | None:
@@ -70,26 +71,18 @@ class Client:
         self.name, self.url, self._http = name, url.rstrip("/"), http
 
     async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        params: Mapping[str, Any] | None = None,
+        self, method: str, path: str, /, *, body: BaseModel | None = None, **params: Any
     ) -> httpx.Response:
-        """Send one request.
+        """Send one request; keywords that are not None become the query.
 
-        Raises PeerRefused for a refusal for good (400, 409, 422 with our document and
-        `retryable: false`; design 2), DependencyDown for everything else.
+        Raises PeerRefused for a refusal for good, DependencyDown for everything else.
         """
         headers = {"traceparent": trace} if (trace := logs.traceparent()) else {}
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
             content = body.model_dump_json(exclude_unset=True)
-        query: QueryParamTypes = {
-            k: v for k, v in (params or {}).items() if v is not None
-        }
+        query = {name: value for name, value in params.items() if value is not None}
         try:
             response = await self._http.request(
                 method, self.url + path, content=content, params=query, headers=headers
@@ -101,22 +94,25 @@ class Client:
         problem = problem_of(response)
         if problem and not problem.retryable and response.status_code in FOR_GOOD:
             raise PeerRefused(problem)
-        text = problem.detail if problem else response.text[:200]
-        raise DependencyDown(self.name, f"answered {response.status_code}: {text}")
+        raise PeerFault(self.name, response, problem)
 
-    async def call(
-        self, answer: type[Model], method: str, path: str, **kwargs: Any
-    ) -> Model:
+    async def call(self, answer: type[Model], method: str, path: str, /, **more: Any) -> Model:
         """Send one request and return its answer as a model."""
-        response = await self.request(method, path, **kwargs)
+        response = await self.request(method, path, **more)
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
             raise DependencyDown(self.name, f"answered nonsense: {error}") from error
 
-    async def json(self, method: str, path: str, **kwargs: Any) -> Any:
+    async def json(self, method: str, path: str, /, **more: Any) -> Any:
         """Send one request and return its answer as it is."""
-        return (await self.request(method, path, **kwargs)).json()
+        return (await self.request(method, path, **more)).json()
+
+    async def order(self, frame_id: str, verb: str, **options: Any) -> Accepted:
+        """Give an operator's order about a frame; None leaves an option out."""
+        given = RootModel({k: v for k, v in options.items() if v is not None})
+        path = f"/v1/frames/{frame_id}/{verb}"
+        return await self.call(Accepted, "POST", path, body=given)
 
 
 class Monitor(Client):
@@ -148,28 +144,24 @@ class Ingestor(Client):
 
     async def frame(self, name: str, version: int | None = None) -> FrameView:
         """Return a frame by frame_id or KOAID."""
-        return await self.call(
-            FrameView, "GET", f"/v1/frames/{name}", params={"version": version}
-        )
+        return await self.call(FrameView, "GET", f"/v1/frames/{name}", version=version)
 
     async def frames(self, **filters: Any) -> Page[FrameView]:
         """Return one page of frames, newest acquired first."""
-        return await self.call(Page[FrameView], "GET", "/v1/frames", params=filters)
+        return await self.call(Page[FrameView], "GET", "/v1/frames", **filters)
 
-    async def stream(
-        self, last_event_id: str | None = None
-    ) -> AsyncIterator[Sequence[str]]:
-        """Yield (id, event, data) of the live stream."""
-        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    async def stream(self, last: str | None = None) -> AsyncIterator[tuple[str, str, str]]:
+        """Yield (id, event, data) of the live stream, from behind the id `last`."""
+        headers = {"Last-Event-ID": last} if last else {}
         async with self._http.stream(
-            "GET", f"{self.url}/v1/stream", headers=headers, timeout=httpx.Timeout(60)
+            "GET", f"{self.url}/v1/stream", headers=headers, timeout=60
         ) as response:
             response.raise_for_status()
             fields: dict[str, str] = {}
             async for line in response.aiter_lines():
+                key, _, value = line.partition(":")
                 if line == "" and "data" in fields:
                     yield fields.get("id", ""), fields.get("event", ""), fields["data"]
                     fields = {}
-                elif ":" in line and not line.startswith(":"):
-                    key, _, value = line.partition(":")
+                elif key:
                     fields[key] = value.removeprefix(" ")

@@ -2,104 +2,19 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from .ids import Fraction
-
-__all__ = ["PathMap", "S3Config", "ServiceConfig", "is_loopback"]
 
 
 def is_loopback(host: str) -> bool:
     """Tell whether `host` is this machine's loopback name or address."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class PathMap:
-    """Where announced paths are mounted here: `A=B[,A=B]`, longest prefix wins."""
-
-    def __init__(self, text: str = "") -> None:
-        pairs = [item.split("=", 1) for item in text.split(",") if item.strip()]
-        if any(len(pair) != 2 or not pair[0].startswith("/") for pair in pairs):
-            raise ValueError(f"not a path map, want /announced=/mounted,...: {text!r}")
-        self.pairs = sorted(
-            ((a.strip(), b.strip()) for a, b in pairs), key=lambda p: -len(p[0])
-        )
-
-    def local(self, announced: str) -> str:
-        """Return where an announced path is found on this machine."""
-        for prefix, target in self.pairs:
-            if announced.startswith(prefix):
-                return target + announced[len(prefix) :]
-        return announced
-
-    def announced(self, local: str) -> str:
-        """Return the announced form of a path found on this machine."""
-        for prefix, target in sorted(self.pairs, key=lambda p: -len(p[1])):
-            if local.startswith(target):
-                return prefix + local[len(target) :]
-        return local
-
-    def targets(self) -> list[str]:
-        """Return the mounted directories; empty without a map."""
-        return [target for _, target in self.pairs]
-
-
-class ServiceConfig(BaseSettings):
-    """What all services read from the environment."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
-
-    host: str = Field("127.0.0.1", title="Address to listen on")
-    port: int = Field(title="Port to listen on")
-    database_url: str = Field("", title="SQLAlchemy URL; default SQLite in KOA_VAR")
-    tokens_file: Path | None = Field(None, title="Tokens that this service accepts")
-    token_file: Path | None = Field(None, title="The token this service presents")
-    ca_file: Path | None = Field(None, title="Certificates of peers and S3")
-    var: Path = Field(Path("var"), title="Directory of the state kept on disk")
-    dev: bool = Field(
-        default=False, title="Loopback callers are operators; loopback only"
-    )
-    log_format: str = Field("json", title="json or console")
-    instruments_dir: Path | None = Field(None, title="Added or changed instruments")
-    instance: str = Field("", title="Name of this replica in leases and logs")
-
-    @model_validator(mode="after")
-    def _dev_is_loopback_only(self) -> Self:
-        if self.dev and not is_loopback(self.host):
-            raise ValueError("KOA_DEV=1 listens on loopback addresses only")
-        if not self.dev and self.tokens_file is None:
-            raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
-        return self
-
-    def database(self, service: str) -> str:
-        """Return the database URL; the default is one SQLite file per service."""
-        if self.database_url:
-            return self.database_url.replace(
-                "postgresql://", "postgresql+psycopg://", 1
-            )
-        return f"sqlite:///{self.var.resolve()}/{service}.db"
-
-    def token(self) -> str | None:
-        """Return the token to present to peers, if there is one."""
-        return self.token_file.read_text().strip() if self.token_file else None
-
-
-def _secret(values: Any, name: str) -> Any:
-    path = values.get(f"{name}_file") if isinstance(values, dict) else None
-    if path and not values.get(name):
-        values = {**values, name: Path(path).read_text().strip()}
-    return values
 
 
 def peer_url(url: str) -> str:
@@ -112,14 +27,81 @@ def peer_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class S3Config(BaseSettings):
-    """Where the buckets are."""
+PeerUrl = Annotated[str, AfterValidator(peer_url)]
+
+
+class PathMap:
+    """Where announced paths are mounted here: `A=B[,A=B]`, longest prefix wins."""
+
+    def __init__(self, text: str = "") -> None:
+        pairs = [item.split("=", 1) for item in text.split(",") if item.strip()]
+        if any(len(pair) != 2 or not pair[0].startswith("/") for pair in pairs):
+            raise ValueError(f"not a path map, want /announced=/mounted,...: {text!r}")
+        self._pairs = [(a.strip(), b.strip()) for a, b in pairs]
+        self.targets = [target for _, target in self._pairs]
+
+    @staticmethod
+    def _swap(path: str, pairs: list[tuple[str, str]]) -> str:
+        for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
+            if path.startswith(old):
+                return new + path[len(old) :]
+        return path
+
+    def local(self, announced: str) -> str:
+        """Return where an announced path is found on this machine."""
+        return self._swap(announced, self._pairs)
+
+    def announced(self, local: str) -> str:
+        """Return the announced form of a path found on this machine."""
+        return self._swap(local, [(b, a) for a, b in self._pairs])
+
+
+class Settings(BaseSettings):
+    """Frozen settings from the environment."""
 
     model_config = SettingsConfigDict(
         env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
-    s3_endpoint: str = Field("http://127.0.0.1:8333", title="URL of the object store")
+
+class ServiceConfig(Settings):
+    """What all services read from the environment."""
+
+    host: str = Field("127.0.0.1", title="Address to listen on")
+    port: int = Field(title="Port to listen on")
+    database_url: str = Field("", title="SQLAlchemy URL; default SQLite in KOA_VAR")
+    tokens_file: Path | None = Field(None, title="Tokens that this service accepts")
+    token_file: Path | None = Field(None, title="The token this service presents")
+    ca_file: Path | None = Field(None, title="Certificates of peers and S3")
+    var: Path = Field(Path("var"), title="Directory of the state kept on disk")
+    dev: bool = Field(default=False, title="Loopback callers are operators")
+    log_format: str = Field("json", title="json or console")
+    instruments_dir: Path | None = Field(None, title="Added or changed instruments")
+    instance: str = Field("", title="Name of this replica in leases and logs")
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if self.dev and not is_loopback(self.host):
+            raise ValueError("KOA_DEV=1 listens on loopback addresses only")
+        if not self.dev and self.tokens_file is None:
+            raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
+        return self
+
+    def database(self, service: str) -> str:
+        """Return the database URL; the default is one SQLite file per service."""
+        if self.database_url:
+            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return f"sqlite:///{self.var.resolve()}/{service}.db"
+
+    def token(self) -> str | None:
+        """Return the token to present to peers, if there is one."""
+        return self.token_file.read_text().strip() if self.token_file else None
+
+
+class S3Config(Settings):
+    """Where the buckets are; keys also as files."""
+
+    s3_endpoint: PeerUrl = Field("http://127.0.0.1:8333", title="URL of the object store")
     s3_access_key: SecretStr = Field(SecretStr(""), title="Access key")
     s3_access_key_file: Path | None = Field(None, title="File with the access key")
     s3_secret_key: SecretStr = Field(SecretStr(""), title="Secret key")
@@ -130,16 +112,6 @@ class S3Config(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_secrets(cls, values: Any) -> Any:
-        return _secret(_secret(values, "s3_access_key"), "s3_secret_key")
-
-    @field_validator("s3_endpoint")
-    @classmethod
-    def _https(cls, url: str) -> str:
-        return peer_url(url)
-
-
-class FractionConfig(BaseSettings):
-    """Which fraction a KOAID carries."""
-
-    koaid_fraction: Fraction = Field("production", title="production or padded")
+    def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
+        files = {k.removesuffix("_file"): v for k, v in values.items() if k.endswith("_key_file")}
+        return {k: Path(v).read_text().strip() for k, v in files.items() if v} | values

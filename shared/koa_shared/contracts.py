@@ -10,35 +10,6 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 
-__all__ = [
-    "Accepted",
-    "Event",
-    "EventBatch",
-    "FilePrepared",
-    "FileWritten",
-    "Finding",
-    "FrameView",
-    "Inventory",
-    "Level",
-    "Origin",
-    "Page",
-    "Problem",
-    "Product",
-    "Program",
-    "RawFile",
-    "Service",
-    "Severity",
-    "SourceState",
-    "Status",
-    "Submission",
-    "Submitted",
-    "Time",
-    "Timeline",
-    "Trigger",
-    "may_follow",
-    "utcnow",
-]
-
 
 def utcnow() -> datetime:
     """Return the time now, UTC, cut to milliseconds as the wire shows it."""
@@ -47,9 +18,7 @@ def utcnow() -> datetime:
 
 
 def _rfc3339(value: datetime) -> str:
-    return (
-        value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
@@ -126,9 +95,7 @@ MAY_SET: dict[Service, frozenset[Status]] = {
 }
 
 
-def may_follow(
-    old: tuple[int, Status] | None, new: tuple[int, Status], by: Service
-) -> bool:
+def may_follow(old: tuple[int, Status] | None, new: tuple[int, Status], by: Service) -> bool:
     """Tell whether `by` may move a frame from `old` to `new` (generation, status).
 
     Order is (generation, rank), never time: a later generation always wins, an
@@ -307,9 +274,7 @@ class Event(Message):
     timeline: Timeline = Timeline()
     attempt: int = 0
     next_attempt_at: Time | None = None
-    program: Program | None = Field(
-        default=None, description="facts that came after the hand-over"
-    )
+    program: Program | None = Field(default=None, description="facts that came after the hand-over")
     weather: dict[str, Any] | None = None
 
 

@@ -11,23 +11,24 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from alembic import command
+from alembic import command, context
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, DateTime, Dialect, Engine, create_engine, event, text
+from sqlalchemy import JSON, Column, DateTime, Dialect, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import Session
+from sqlmodel import Field, Session
 
 from .errors import DependencyDown
-
-__all__ = ["Database", "JsonColumn", "SchemaTooOld", "UtcDateTime", "safe_json"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,27 +42,42 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(
-        self,
-        value: datetime | None,
-        dialect: Dialect,  # noqa: ARG002 (SQLAlchemy's)
-    ) -> datetime | None:
-        """Refuse a naive time; store UTC."""
-        if value is not None and value.tzinfo is None:
-            raise ValueError("a naive time can't be stored")
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC."""
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(
-        self,
-        value: datetime | None,
-        dialect: Dialect,  # noqa: ARG002 (SQLAlchemy's)
-    ) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give the zone back."""
-        if value is None:
-            return None
-        return (
-            value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        )
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+def time_field(**more: Any) -> Any:
+    """Declare a column that holds an aware UTC time."""
+    return Field(sa_type=UtcDateTime, **more)
+
+
+def json_field() -> Any:
+    """Declare a column that holds JSON."""
+    return Field(default=None, sa_column=Column(JsonColumn))
+
+
+def insert_new(session: Session, model: Any, values: dict[str, Any]) -> bool:
+    """Insert a row; False, and nothing is changed, if its key is there already."""
+    insert = pg_insert if is_postgresql(session) else sqlite_insert
+    result = session.execute(insert(model).values(values).on_conflict_do_nothing())
+    return bool(result.rowcount)  # type: ignore[attr-defined]
+
+
+def is_postgresql(session: Session) -> bool:
+    """Tell which of the two it is."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def ping(session: Session) -> None:
+    """Touch the database."""
+    session.execute(text("SELECT 1"))
 
 
 def safe_json(value: Any) -> Any:
@@ -83,23 +99,25 @@ def safe_json(value: Any) -> Any:
             return value
 
 
+def _with(function: Any, args: Any, kwargs: Any, session: Session) -> Any:
+    return function(session, *args, **kwargs)
+
+
 class SchemaTooOld(Exception):
     """The database's schema is not the one of this program."""
 
 
 def _engine(url: str) -> Engine:
+    def dumps(value: Any) -> str:
+        return json.dumps(safe_json(value))
+
     if not url.startswith("sqlite"):
         return create_engine(
-            url, pool_size=8, max_overflow=4, pool_pre_ping=True, pool_timeout=10,
+            url, pool_size=8, pool_pre_ping=True, json_serializer=dumps,
             connect_args={"connect_timeout": 5},
-            json_serializer=lambda v: json.dumps(safe_json(v)),
         )  # fmt: skip
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        url,
-        connect_args={"timeout": 10, "check_same_thread": False},
-        json_serializer=lambda v: json.dumps(safe_json(v)),
-    )
+    engine = create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:
@@ -116,42 +134,28 @@ def _engine(url: str) -> Engine:
 
 
 class Database:
-    """One service's own database."""
+    """One service's own database; its calls raise DependencyDown when it is away."""
 
     def __init__(self, url: str, migrations: Path) -> None:
-        self.url = url
+        self.url, self._migrations = url, migrations
         self.is_sqlite = url.startswith("sqlite")
-        self._migrations = migrations
         self.engine = _engine(url)
-        self._writer = self.engine.execution_options(koa_writes=True)
         # One writer thread on SQLite: a second one would only wait for its lock.
         self._writes = ThreadPoolExecutor(1 if self.is_sqlite else 6, "db-write")
         self._reads = ThreadPoolExecutor(4, "db-read")
 
     async def write(
-        self,
-        function: Callable[Concatenate[Session, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `function(session, ...)` in a transaction; it is durable on return.
-
-        Raises DependencyDown when the database can't be used.
-        """
-        return await self._run(
-            self._writes, self._writer, lambda s: function(s, *args, **kwargs)
-        )
+        """Run `function(session, ...)` in a transaction; it is durable on return."""
+        writer = self.engine.execution_options(koa_writes=True)
+        return await self._run(self._writes, writer, partial(_with, function, args, kwargs))
 
     async def read(
-        self,
-        function: Callable[Concatenate[Session, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `function(session, ...)`, which only reads."""
-        return await self._run(
-            self._reads, self.engine, lambda s: function(s, *args, **kwargs)
-        )
+        return await self._run(self._reads, self.engine, partial(_with, function, args, kwargs))
 
     async def _run(
         self, pool: ThreadPoolExecutor, engine: Engine, call: Callable[[Session], T]
@@ -162,10 +166,9 @@ class Database:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, transaction)
-        except (OperationalError, InterfaceError) as error:
-            raise DependencyDown("database", str(error.orig)) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            away = isinstance(error, OperationalError | InterfaceError)
+            if away or error.connection_invalidated:
                 raise DependencyDown("database", str(error.orig)) from error
             raise
 
@@ -204,13 +207,9 @@ class Database:
 
 def run_migrations(metadata: Any) -> None:
     """What every service's `migrations/env.py` does."""
-    from alembic import context  # noqa: PLC0415 (exists only inside a migration run)
-
     url = context.config.get_main_option("sqlalchemy.url")
     assert url is not None
     with create_engine(url, poolclass=NullPool).connect() as connection:
-        context.configure(
-            connection=connection, target_metadata=metadata, render_as_batch=True
-        )
+        context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
         with context.begin_transaction():
             context.run_migrations()

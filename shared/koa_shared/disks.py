@@ -16,8 +16,6 @@ from .config import PathMap
 from .errors import DependencyDown, FrameFault
 from .retry import Circuits
 
-__all__ = ["Disks", "contained"]
-
 T = TypeVar("T")
 
 THREADS = 3
@@ -36,9 +34,7 @@ def contained(local: str, roots: Iterable[str]) -> str:
     for root in roots:
         if Path(real).is_relative_to(os.path.realpath(root)):
             return real
-    raise FrameFault(
-        "FILEPATH_REJECT", f"the file lies outside the data roots: {real}", "path"
-    )
+    raise FrameFault("FILEPATH_REJECT", f"the file lies outside the data roots: {real}", "path")
 
 
 class Disks:
@@ -60,9 +56,7 @@ class Disks:
             if self._stuck.get(room) or self._circuits[f"disk:{room}"].wait() > 0
         )
 
-    async def run(
-        self, path: str, group: str, function: Callable[[], T], limit: float = 10.0
-    ) -> T:
+    async def run(self, path: str, group: str, function: Callable[[], T], limit: float = 10.0) -> T:
         """Run `function`, which works on the announced `path`, in its disk's threads.
 
         Raises DependencyDown when it does not return within `limit` seconds or the
@@ -74,9 +68,8 @@ class Disks:
         self._groups.setdefault(room, set()).add(group)
         future = pool.submit(function)
         try:
-            result = await asyncio.wait_for(
-                asyncio.shield(asyncio.wrap_future(future)), limit
-            )
+            async with asyncio.timeout(limit):
+                result = await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError as error:
             if not future.done() and not future.cancel():
                 self._note_stuck(room, future)

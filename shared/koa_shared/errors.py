@@ -1,99 +1,64 @@
 """Everything that can go wrong, as classes with a code.
 
-KoaError
-├── Rejected            the caller's request is wrong; trying again changes nothing
-│   ├── Unauthorized, Forbidden, NotFound, Conflict
-├── Unavailable         this service can't now; try again
+KoaError                an answer of the API: code, HTTP status, retryable
+├── Rejected            the request is wrong; trying again changes nothing
+│   └── Unauthorized, Forbidden, NotFound, Conflict
 FrameFault              the file is at fault: the frame ends INVALID
 NotYet                  nothing is wrong, it is too early: look again after `delay`
 DependencyDown          something else is at fault: costs the frame no attempt
 LeaseLost               another worker holds the job now; drop the work
 """
 
-from http import HTTPStatus
-
-__all__ = [
-    "Conflict",
-    "DependencyDown",
-    "Forbidden",
-    "FrameFault",
-    "KoaError",
-    "LeaseLost",
-    "NotFound",
-    "NotYet",
-    "Rejected",
-    "Unauthorized",
-    "Unavailable",
-]
-
 
 class KoaError(Exception):
     """The service could not do it."""
 
     code = "internal_error"
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status = 500
     retryable = True
 
     def __init__(self, detail: str = "", *, code: str | None = None) -> None:
-        super().__init__(detail or self.title)
+        self.title = (type(self).__doc__ or "").split("\n")[0]
         self.code = code or self.code
-
-    @property
-    def title(self) -> str:
-        """The first line of the class's docstring."""
-        return (self.__class__.__doc__ or "").strip().splitlines()[0]
+        super().__init__(detail or self.title)
 
 
 class Rejected(KoaError):
     """The request can't be accepted as it is."""
 
-    code = "rejected"
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    retryable = False
+    code, status, retryable = "rejected", 422, False
 
 
 class Unauthorized(Rejected):
     """A bearer token is needed."""
 
-    code = "unauthorized"
-    status = HTTPStatus.UNAUTHORIZED
+    code, status = "unauthorized", 401
 
 
 class Forbidden(Rejected):
     """The token does not have the role this needs."""
 
-    code = "forbidden"
-    status = HTTPStatus.FORBIDDEN
+    code, status = "forbidden", 403
 
 
 class NotFound(Rejected):
     """There is no such thing here."""
 
-    code = "not_found"
-    status = HTTPStatus.NOT_FOUND
+    code, status = "not_found", 404
 
 
 class Conflict(Rejected):
     """It is not in a state that allows this."""
 
-    code = "conflict"
-    status = HTTPStatus.CONFLICT
-
-
-class Unavailable(KoaError):
-    """The service can't do this now."""
-
-    code = "unavailable"
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code, status = "conflict", 409
 
 
 class FrameFault(Exception):
     """The file is at fault; its frame ends INVALID with this code and reason."""
 
-    def __init__(self, code: str, message: str, step: str = "") -> None:
+    def __init__(self, code: str, message: str, step: str = "read") -> None:
         super().__init__(message)
-        self.code = code
-        self.step = step
+        self.code, self.step = code, step
 
 
 class NotYet(Exception):

@@ -5,8 +5,6 @@ from datetime import date, time
 from typing import Literal
 from uuid import UUID, uuid5
 
-__all__ = ["Fraction", "frame_id", "koaid", "normal_path", "safe_name"]
-
 # Fixed for ever: another value would give every file a second identity.
 NAMESPACE = UUID("6f4a1c58-6a86-5c0f-9a55-0c7b1d1d7f10")
 

@@ -13,24 +13,6 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = [
-    "Case",
-    "Heartbeat",
-    "Instrument",
-    "InstrumentError",
-    "Naming",
-    "PathRules",
-    "Programs",
-    "Range",
-    "RuleCall",
-    "Source",
-    "Table",
-    "Test",
-    "When",
-    "load_instruments",
-    "shipped_dir",
-]
-
 
 class InstrumentError(Exception):
     """An instrument file can't be used."""
@@ -213,9 +195,7 @@ class Instrument(Data):
     """One instrument, as its TOML file tells it."""
 
     name: str
-    telescope: int | None = Field(
-        default=None, description="Keck number; None: told by TELESCOP"
-    )
+    telescope: int | None = Field(default=None, description="Keck number; None: told by TELESCOP")
     roots: tuple[str, ...] = Field(description="announced directories of its data")
     names: str = Field(default="*.fits", description="file names a rescan looks at")
     paths: PathRules = PathRules()
@@ -263,9 +243,7 @@ class Instrument(Data):
             yield "target_info", self.programs.target_info
 
 
-def _check_flags(
-    where: str, conditions: Iterable[When], known: AbstractSet[str]
-) -> None:
+def _check_flags(where: str, conditions: Iterable[When], known: AbstractSet[str]) -> None:
     for when in conditions:
         if unknown := {k for k in when if k.startswith("@")} - known:
             raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")

@@ -7,8 +7,7 @@ import sys
 
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
-
-__all__ = ["bind", "configure_logging", "new_trace", "traceparent"]
+from structlog.stdlib import ProcessorFormatter
 
 _TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
@@ -21,33 +20,19 @@ def configure_logging(service: str, style: str = "json", level: str = "INFO") ->
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=False)
-        if style == "console"
-        else structlog.processors.JSONRenderer()
-    )
+    last: structlog.types.Processor = structlog.processors.JSONRenderer()
+    if style == "console":
+        last = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    chain = [ProcessorFormatter.remove_processors_meta, last]
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                renderer,
-            ],
-            foreign_pre_chain=shared,
-        )
-    )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
+    handler.setFormatter(ProcessorFormatter(processors=chain, foreign_pre_chain=shared))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     # One line per request says nothing the frame's own lines don't say.
     for name in ("uvicorn.access", "httpx", "httpcore", "alembic"):
         logging.getLogger(name).setLevel("WARNING")
@@ -59,15 +44,13 @@ def new_trace() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
-def traceparent() -> str | None:
-    """Return the traceparent bound to what is running now."""
-    value = get_contextvars().get("traceparent")
-    return value if isinstance(value, str) else None
+def traceparent() -> str:
+    """Return the traceparent bound to what is running now, "" if there is none."""
+    return str(get_contextvars().get("traceparent", ""))
 
 
-def bind(service: str, trace: str | None, **keys: object) -> None:
+def bind(service: str, trace: str, **keys: object) -> None:
     """Bind a frame's identity to every later line of this task."""
     clear_contextvars()
-    if trace is None or not _TRACEPARENT.match(trace):
-        trace = new_trace()
+    trace = trace if _TRACEPARENT.match(trace) else new_trace()
     bind_contextvars(service=service, traceparent=trace, **keys)

@@ -9,8 +9,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -22,13 +21,9 @@ from minio.error import MinioException, S3Error
 from .config import S3Config
 from .errors import DependencyDown
 
-__all__ = ["Digest", "ObjectMissing", "ObjectStore", "Parts"]
-
 T = TypeVar("T")
-
 CHUNK = 1 << 20
-# One request for most frames; a larger part would only be copied once more.
-PART = 64 << 20
+PART = 64 << 20  # most frames are one request; the client copies each part once more
 THREADS = 12
 
 
@@ -36,44 +31,37 @@ class ObjectMissing(Exception):
     """There is no such object."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """What reading an object back gave."""
+class Digest(NamedTuple):
+    """What reading an object back gave: bytes, and SHA-256 in hex."""
 
     size: int
     sha256: str
 
 
 class Parts(io.RawIOBase):
-    """Several buffers read as one stream, none of them copied together."""
+    """Several buffers read as one stream, never copied together as a whole."""
 
-    def __init__(self, *buffers: bytes | bytearray | memoryview) -> None:
+    def __init__(self, *buffers: bytes | memoryview) -> None:
         super().__init__()
         self._views = [memoryview(b) for b in buffers if len(b)]
-        self.size = sum(len(v) for v in self._views)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
+        self.size = sum(map(len, self._views))
 
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes, all that is left if negative."""
         out, wanted = [], self.size if size < 0 else size
         while wanted > 0 and self._views:
-            head = self._views[0]
+            head = self._views.pop(0)
             out.append(head[:wanted])
+            if len(head) > wanted:
+                self._views.insert(0, head[wanted:])
             wanted -= len(out[-1])
-            if len(out[-1]) == len(head):
-                self._views.pop(0)
-            else:
-                self._views[0] = head[len(out[-1]) :]
         return b"".join(out)
 
 
 class ObjectStore:
     """Objects by bucket and key; async in front, threads behind."""
 
-    def __init__(self, config: S3Config, ca_file: str | None = None) -> None:
+    def __init__(self, config: S3Config, ca_file: object = None) -> None:
         parts = urlsplit(config.s3_endpoint)
         self._client = Minio(
             endpoint=parts.netloc,
@@ -86,8 +74,7 @@ class ObjectStore:
                 # The longest step is a 140 MB copy (2 s here); 60 s is a hung store.
                 timeout=urllib3.Timeout(connect=3, read=60),
                 retries=False,
-                cert_reqs="CERT_REQUIRED",
-                ca_certs=ca_file,
+                ca_certs=str(ca_file) if ca_file else None,
             ),
         )
         self._pool = ThreadPoolExecutor(THREADS, "s3")
@@ -119,10 +106,8 @@ class ObjectStore:
     async def put(self, bucket: str, key: str, *buffers: bytes | memoryview) -> None:
         """Store the buffers, one behind the other, as one object."""
         stream = Parts(*buffers)
-        await self._call(
-            self._client.put_object,
-            bucket, key, stream, stream.size, part_size=PART,
-        )  # fmt: skip
+        put = self._client.put_object
+        await self._call(put, bucket, key, stream, stream.size, part_size=PART)
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str]) -> None:
         """Copy within the store; the bytes do not pass through here."""
@@ -130,19 +115,18 @@ class ObjectStore:
 
     async def digest(self, bucket: str, key: str) -> Digest:
         """Read an object back and return its size and SHA-256."""
-        return await self._call(self._digest, bucket, key)
 
-    def _digest(self, bucket: str, key: str) -> Digest:
-        sha, size = hashlib.sha256(), 0
-        for chunk in self._chunks(bucket, key, 0, 0):
-            sha.update(chunk)
-            size += len(chunk)
-        return Digest(size, sha.hexdigest())
+        def read() -> Digest:
+            sha, size = hashlib.sha256(), 0
+            for chunk in self._chunks(bucket, key):
+                sha.update(chunk)
+                size += len(chunk)
+            return Digest(size, sha.hexdigest())
 
-    def _chunks(
-        self, bucket: str, key: str, offset: int, length: int
-    ) -> Iterator[bytes]:
-        response = self._client.get_object(bucket, key, offset=offset, length=length)
+        return await self._call(read)
+
+    def _chunks(self, *where: Any) -> Iterator[bytes]:
+        response = self._client.get_object(*where)
         try:
             yield from response.stream(CHUNK)
         finally:
@@ -150,8 +134,8 @@ class ObjectStore:
             response.release_conn()
 
     async def get(self, bucket: str, key: str) -> bytes:
-        """Return a small object whole."""
-        return await self._call(lambda: b"".join(self._chunks(bucket, key, 0, 0)))
+        """Return an object whole."""
+        return await self._call(lambda: b"".join(self._chunks(bucket, key)))
 
     async def stream(
         self, bucket: str, key: str, offset: int = 0, length: int = 0
@@ -171,12 +155,9 @@ class ObjectStore:
 
     async def names(self, bucket: str, prefix: str) -> list[str]:
         """Return the keys under a prefix."""
-        return await self._call(
-            lambda: [
-                str(o.object_name)
-                for o in self._client.list_objects(bucket, prefix, recursive=True)
-            ]
-        )
+        find = self._client.list_objects
+        found = await self._call(lambda: list(find(bucket, prefix, recursive=True)))
+        return [str(item.object_name) for item in found]
 
     def close(self) -> None:
         """Give the threads back."""

@@ -8,8 +8,6 @@ import structlog
 
 from .metrics import Metrics
 
-__all__ = ["Circuit", "Circuits", "backoff"]
-
 logger = structlog.get_logger("koa_shared")
 
 
@@ -23,38 +21,32 @@ class Circuit:
     """One dependency: open while it is down, closed by one probe that succeeds."""
 
     def __init__(self, dependency: str, metrics: Metrics) -> None:
-        self.dependency = dependency
-        self.reason: str | None = None
+        self.dependency, self.reason = dependency, ""
         self._gauge = metrics.circuit.labels(metrics.service, dependency)
+        self._failures, self._probe_at = 0, 0.0
         self._gauge.set(0)
-        self._failures = 0
-        self._probe_at = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the dependency is held to be down."""
-        return self._failures > 0
 
     def wait(self) -> float:
         """Return the seconds until the next try is allowed; 0 when closed."""
-        return max(0.0, self._probe_at - time.monotonic()) if self.is_open else 0.0
+        return max(0.0, self._probe_at - time.monotonic()) if self.reason else 0.0
 
     def succeeded(self) -> None:
         """Close the circuit."""
-        if self.is_open:
+        if self.reason:
             logger.info("Dependency is back", dependency=self.dependency)
-        self._failures, self.reason = 0, None
+        self._failures, self.reason = 0, ""
         self._gauge.set(0)
 
-    def failed(self, reason: str) -> None:
-        """Open the circuit, or keep it open longer."""
-        if not self.is_open:
+    def failed(self, reason: str) -> float:
+        """Open the circuit, or keep it open longer; return for how long."""
+        if not self.reason:
             logger.warning("Dependency is down", dependency=self.dependency, why=reason)
         # At most 10 s: what returns after a night must be seen at once.
-        self._probe_at = time.monotonic() + backoff(self._failures, 0.2, 10.0)
-        self._failures += 1
-        self.reason = reason
+        delay = backoff(self._failures, 0.2, 10.0)
+        self._probe_at = time.monotonic() + delay
+        self._failures, self.reason = self._failures + 1, reason or "down"
         self._gauge.set(1)
+        return delay
 
 
 class Circuits(dict[str, Circuit]):
@@ -72,6 +64,6 @@ class Circuits(dict[str, Circuit]):
         """Return how long until all of `needs` may be tried."""
         return max((self[name].wait() for name in needs), default=0.0)
 
-    def is_open(self, needs: Iterable[str]) -> bool:
+    def open(self, needs: Iterable[str]) -> bool:
         """Tell whether one of `needs` is held to be down."""
-        return any(self[name].is_open for name in needs)
+        return any(self[name].reason for name in needs)

@@ -4,12 +4,10 @@ import hashlib
 import hmac
 import tomllib
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import structlog
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -23,21 +21,9 @@ from . import logs
 from .config import ServiceConfig, is_loopback
 from .contracts import Problem
 from .errors import DependencyDown, Forbidden, KoaError, Unauthorized
-from .metrics import Metrics
-
-__all__ = [
-    "Caller",
-    "ServiceContext",
-    "Tokens",
-    "build_app",
-    "caller",
-    "needs",
-    "serve",
-]
 
 logger = structlog.get_logger("koa_shared")
 
-PROBLEM = "application/problem+json"
 # The longest honest body is a FilePrepared with 20,000 header cards, about 3 MB.
 MAX_BODY = 16 << 20
 
@@ -52,6 +38,11 @@ class Caller(BaseModel):
     programs: frozenset[str] = frozenset()
     all_programs: bool = False
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether no frame is hidden from this caller."""
+        return self.all_programs or self.role == "operator"
+
 
 class Tokens:
     """The tokens a service accepts, read again when their file changes.
@@ -61,145 +52,100 @@ class Tokens:
     """
 
     def __init__(self, path: Path | None, *, dev: bool) -> None:
-        self._path, self._dev = path, dev
-        self._stamp = 0
+        self._path, self._dev, self._stamp = path, dev, 0
         self._known: list[tuple[str, Caller]] = []
         self._read()
 
     def _read(self) -> None:
-        if (
-            self._path is None
-            or (stamp := self._path.stat().st_mtime_ns) == self._stamp
-        ):
+        if self._path is None or (stamp := self._path.stat().st_mtime_ns) == self._stamp:
             return
         rows = tomllib.loads(self._path.read_text()).get("token", [])
-        self._known = [
-            (row["sha256"], Caller(**{k: v for k, v in row.items() if k != "sha256"}))
-            for row in rows
-        ]
+        self._known = [(row.pop("sha256"), Caller(**row)) for row in rows]
         self._stamp = stamp
 
-    def find(self, authorization: str | None, client: str | None) -> Caller:
+    def find(self, authorization: str | None, client: str) -> Caller:
         """Return who presents this Authorization header; raises Unauthorized."""
-        if self._dev and client is not None and is_loopback(client):
-            return Caller(name="dev", role="operator", all_programs=True)
+        if self._dev and is_loopback(client):
+            return Caller(name="dev", role="operator")
         if authorization is None:
             return Caller()
         self._read()
-        digest = hashlib.sha256(
-            authorization.removeprefix("Bearer ").encode()
-        ).hexdigest()
-        found = [c for known, c in self._known if hmac.compare_digest(known, digest)]
+        digest = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest()
+        found = [who for known, who in self._known if hmac.compare_digest(known, digest)]
         if not found:
             raise Unauthorized("this token is not known here")
         return found[0]
 
 
-class ServiceContext(Protocol):
-    """What `web` needs of a service's context."""
-
-    metrics: Metrics
-
-    def alive(self) -> bool:
-        """Tell whether the service's loops turn."""
-
-    async def ready(self) -> None:
-        """Raise unless the service's own database can be used."""
-
-    async def details(self) -> dict[str, Any]:
-        """Tell the state of peers, S3, sources, disks."""
-
-
 def caller(request: Request) -> Caller:
     """Who sent this request."""
-    host = request.client.host if request.client else None
-    found: Caller = request.app.state.tokens.find(
-        request.headers.get("authorization"), host
-    )
-    return found
+    tokens: Tokens = request.app.state.tokens
+    host = request.client.host if request.client else ""
+    return tokens.find(request.headers.get("authorization"), host)
 
 
-def needs(role: str) -> Callable[[Request], Caller]:
-    """Return a dependency that lets in callers with this role (and operators)."""
+def needs(role: str) -> Any:
+    """Let in callers with this role, and operators."""
 
-    def check(request: Request) -> Caller:
-        who = caller(request)
+    def check(who: AnyCaller) -> Caller:
         if who.role == "public":
             raise Unauthorized(f"a token with the role {role} is needed")
         if who.role not in (role, "operator"):
             raise Forbidden(f"this needs the role {role}")
         return who
 
-    return check
+    return Depends(check)
+
+
+AnyCaller = Annotated[Caller, Depends(caller)]
+Producer = Annotated[Caller, needs("producer")]
+Operator = Annotated[Caller, needs("operator")]
 
 
 def problem(
-    status: int, code: str, title: str, detail: str, *, retryable: bool, **more: Any
+    status: int, code: str, title: str, detail: str, *, retryable: bool = False, **more: Any
 ) -> JSONResponse:
     """Return an RFC 9457 answer."""
     body = Problem(
         type=f"urn:koa:problem:{code}", title=title, status=status, detail=detail,
         code=code, retryable=retryable, **more,
-    )  # fmt: skip
+    ).model_dump(mode="json", exclude_none=True)  # fmt: skip
     headers = {"Retry-After": "5"} if status == 503 else None
-    return JSONResponse(
-        body.model_dump(mode="json", exclude_none=True),
-        status,
-        media_type=PROBLEM,
-        headers=headers,
-    )
+    return JSONResponse(body, status, headers, "application/problem+json")
 
 
-async def _koa_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, KoaError)
-    return problem(
-        int(error.status), error.code, error.title, str(error),
-        retryable=error.retryable,
-    )  # fmt: skip
+async def _koa_error(_: Request, error: Any) -> Response:
+    code, title = error.code, error.title
+    return problem(error.status, code, title, str(error), retryable=error.retryable)
 
 
-async def _dependency_down(_: Request, error: Exception) -> Response:
+async def _down(_: Request, error: Any) -> Response:
     logger.warning("A request met a dependency that is down", why=str(error))
-    return problem(
-        503,
-        "dependency_down",
-        "Something this needs is down",
-        str(error),
-        retryable=True,
-    )
+    title = "Something this needs is down"
+    return problem(503, "dependency_down", title, str(error), retryable=True)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _invalid(_: Request, error: Any) -> Response:
     errors = [{"loc": list(e["loc"]), "msg": e["msg"]} for e in error.errors()]
     detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors)
-    return problem(
-        422, "invalid_request", "The request does not fit the contract", detail,
-        retryable=False, errors=errors,
-    )  # fmt: skip
+    title = "The request does not fit the contract"
+    return problem(422, "invalid_request", title, detail, errors=errors)
 
 
-async def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(
-        error.status_code, "http_error"
-    )
-    return problem(
-        error.status_code, code, str(error.detail), str(error.detail), retryable=False
-    )
+async def _http(_: Request, error: Any) -> Response:
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return problem(error.status_code, code, str(error.detail), str(error.detail))
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
     logger.error("A request failed", exc_info=error)
-    return problem(
-        500, "internal_error", "The service failed", "the log has the reason",
-        retryable=True,
-    )  # fmt: skip
+    title = "The service failed"
+    return problem(500, "internal_error", title, "the log has the reason", retryable=True)
 
 
-HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+HANDLERS: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
     KoaError: _koa_error,
-    DependencyDown: _dependency_down,
+    DependencyDown: _down,
     RequestValidationError: _invalid,
     HTTPException: _http,
     Exception: _unexpected,
@@ -214,22 +160,15 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        logs.bind(
-            self.service, headers.get(b"traceparent", b"").decode("latin-1") or None
-        )
-        length = headers.get(b"content-length", b"0")
-        chunked = b"transfer-encoding" in headers
-        if chunked or not length.isdigit() or int(length) > MAX_BODY:
-            answer = problem(
-                413, "body_too_large", "The body is too large",
-                f"at most {MAX_BODY} bytes, with a Content-Length", retryable=False,
-            )  # fmt: skip
-            await answer(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            logs.bind(self.service, headers.get(b"traceparent", b"").decode("latin-1"))
+            length = headers.get(b"content-length", b"0").decode("latin-1")
+            if b"transfer-encoding" in headers or int(length or 0) > MAX_BODY:
+                detail = f"at most {MAX_BODY} bytes, with a Content-Length"
+                answer = problem(413, "body_too_large", "The body is too large", detail)
+                await answer(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
 
@@ -239,38 +178,32 @@ health = APIRouter(tags=["health"])
 @health.get("/livez", summary="Whether the service's loops turn")
 async def livez(request: Request) -> Response:
     """Answer 200 while every loop turns, else 503."""
-    alive = request.app.state.context.alive()
+    alive = request.app.state.context.workshop.is_alive()
     return JSONResponse({"alive": alive}, 200 if alive else 503)
 
 
 @health.get("/readyz", summary="Whether the service can take requests")
 async def readyz(request: Request, verbose: str | None = None) -> Response:
     """Answer 200 when the own database can be used; `?verbose` tells everything."""
-    context: ServiceContext = request.app.state.context
-    body: dict[str, Any] = {"ready": True, "dev": request.app.state.config.dev}
+    state = request.app.state
+    body: dict[str, Any] = {"ready": True, "dev": state.config.dev}
     try:
-        await context.ready()
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is the answer)
+        await state.context.ready()
+    except Exception as error:  # noqa: BLE001 (whatever it is, we are not ready)
         body |= {"ready": False, "why": str(error)}
     if verbose is not None:
-        body |= await context.details()
+        body |= await state.context.details()
     return JSONResponse(body, 200 if body["ready"] else 503)
 
 
 @health.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """Answer with the metrics in text format."""
-    registry = request.app.state.context.metrics.registry
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    text = generate_latest(request.app.state.context.metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-AnyCaller = Annotated[Caller, Depends(caller)]
-
-
-def build_app(
-    service: str, config: ServiceConfig, lifespan: Lifespan, *routers: APIRouter
-) -> FastAPI:
+def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRouter) -> FastAPI:
     """Return the application of one service, with everything they share."""
     app = FastAPIOffline(
         title=f"koa-{service}",
@@ -284,18 +217,6 @@ def build_app(
     app.state.config = config
     app.state.tokens = Tokens(config.tokens_file, dev=config.dev)
     app.add_middleware(Gate, service=service)
-    for router in (health, *routers):
-        app.include_router(router)
+    app.include_router(health)
+    app.include_router(router)
     return app
-
-
-def serve(app: FastAPI, config: ServiceConfig) -> None:
-    """Run until SIGTERM; in-flight requests get 5 s, work its own 8 s after that."""
-    if config.dev:
-        logger.warning(
-            "KOA_DEV=1: every caller on this machine is operator and sees all data"
-        )
-    uvicorn.run(
-        app, host=config.host, port=config.port, log_config=None,
-        timeout_graceful_shutdown=2, server_header=False, timeout_keep_alive=75,
-    )  # fmt: skip

@@ -46,6 +46,7 @@ ESI = Source(
     path="{OUTDIR}/{OUTFILE}{LFRAMENO}.fits",
     zfill={"LFRAMENO": 4},
 )
+ESI_BEATING = ESI.model_copy(update={"heartbeat": BLUE.heartbeat})
 HUNG = ESI.model_copy(update={"path": "{OUTDIR}/{HUNG}.fits"})
 START: dict[str, str | int] = {
     "LOUTFILE": "/s/start.fits",
@@ -120,9 +121,7 @@ class FakeRig:
 
     lossy = False
 
-    def __init__(
-        self, adapter: Callable[[Source, Any], KeywordSource], fake: type[Any]
-    ) -> None:
+    def __init__(self, adapter: Callable[[Source, Any], KeywordSource], fake: type[Any]) -> None:
         self.server = KeywordServer()
         self.server.dead.add("HUNG")
         self.module = fake(self.server)
@@ -298,7 +297,7 @@ async def running(source: KeywordSource, hear: Any = None) -> AsyncIterator[List
         assert not task.done()
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 5)
     assert not source.health.connected
 
 
@@ -459,9 +458,7 @@ async def test_read_that_times_out_leaves_the_path_open(rig: Rig) -> None:
 
 
 async def test_heartbeat_age_and_loss(rig: Rig) -> None:
-    missing = BLUE.model_copy(
-        update={"heartbeat": Heartbeat(keyword="OUTFILE", seconds=0.1)}
-    )
+    missing = BLUE.model_copy(update={"heartbeat": Heartbeat(keyword="OUTFILE", seconds=0.1)})
     alive, dead = rig.open(BLUE), rig.open(missing)
     async with running(alive), running(dead) as listener:
         await until(lambda: dead.health.heartbeat_lost)
@@ -557,6 +554,19 @@ async def test_source_runs_again_after_it_was_ended(fake: FakeRig) -> None:
         fake.put("LOUTFILE", "/s/while-away.fits")
 
 
+async def test_one_cancellation_is_enough(fake: FakeRig) -> None:
+    # Whatever the source is waiting for just then, a heartbeat or a read.
+    for _ in range(50):
+        task = asyncio.create_task(fake.open(ESI_BEATING).run(lambda _: None))
+        await asyncio.sleep(0.005)
+        fake.put("ITERATION", time.monotonic_ns())
+        fake.put("WDISK", "false")
+        await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert task in done
+
+
 @pytest.mark.parametrize("control", ["ktl", "mktl"])
 def test_absent_module_is_a_clear_sentence(control: str) -> None:
     if find_spec(control):
@@ -627,9 +637,7 @@ async def test_replay_with_a_hear_that_raises(tmp_path: Path) -> None:
         (None, "1", "can't be read"),
     ],
 )
-def test_replay_that_cant_be(
-    tmp_path: Path, text: str | None, speed: str, reason: str
-) -> None:
+def test_replay_that_cant_be(tmp_path: Path, text: str | None, speed: str, reason: str) -> None:
     if text is not None:
         (tmp_path / "night.jsonl").write_text(text)
     with pytest.raises(SourceUnavailable, match=reason):

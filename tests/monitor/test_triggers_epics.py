@@ -4,6 +4,7 @@ The table is typed from the facts, not read from the instrument files it tests.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
@@ -17,29 +18,29 @@ from koa_shared.testing.ioc import Ioc, use_loopback
 
 use_loopback()
 
-# source, instrument, service, keyword, value (also the path), heartbeat, its seconds
+# source, instrument, service, keyword, path (less /s/sdata), heartbeat, its seconds
 TRIGGERS = [
-    ("koa", "KCWI", "koa", "LOUTFILE", "/s/sdata1400/t1.fits", "DISPCLK", 1),
-    ("kpf", "KPF", "kpfassemble", "LOUTFILE", "/s/sdata1701/k.fits", "DISP1CLK", 5),
-    ("kcwi_fcs", "KCWI", "kfcs", "LASTFILE", "/s/sdata1400/f.fits", "ITERATION", 30),
-    ("kcwi_svs", "KCWI", "ksvs", "LASTFILE", "/s/sdata1400/s.fits", "ITERATION", 30),
-    ("kcwi_blue", "KCWI", "kbds", "LOUTFILE", "/s/sdata1400/kb.fits", "ITERATION", 1),
-    ("kcwi_red", "KCWI", "krds", "LOUTFILE", "/s/sdata1400/kr.fits", "ITERATION", 1),
-    ("nires_img", "NIRES", "nids", "LASTFILE", "/s/sdata1500/v.fits", "ITERATION", 600),
-    ("nires_spec", "NIRES", "nsds", "LASTFILE", "/s/sdata1500/s.fits", "ITERATION", 600),
-    ("deimos_spec", "DEIMOS", "deimosplus", "LASTCCD", "/s/sdata1001/d.fits", "UPTIME", 1),
-    ("deimos_fcs", "DEIMOS", "deifcs", "FCSIMGFI", "/s/sdata1001/f.fits", None, None),
-    ("lris_red", "LRIS", "lredccd", "LOUTFILE", "/s/sdata241/r.fits", "UPTIME", 1),
-    ("lris_blue", "LRIS", "lrisplus", "BLUE_LASTFILE", "/s/sdata241/b.fits", "UPTIME", 1),
-    ("mosfire", "MOSFIRE", "mosfire", "LASTFILE", "/s/sdata1300/m.fits", "ITERATION", 1),
-    ("nirc2", "NIRC2", "alad", "FITSFILE", "/s/sdata900/n.fits", "DISP1CLK", 1),
-    ("nirc2_unp", "NIRC2", "alad", "RAWFITSFILE", "/s/sdata900/u.fits", "DISP1CLK", 1),
-    ("nirspec_spec", "NIRSPEC", "nspec", "LASTFILE", "/s/sdata600/s.fits", "UPTIME", 1),
-    ("nirspec_scam", "NIRSPEC", "nscam", "LASTFILE", "/s/sdata600/i.fits", "DISP1CLK", 1),
-    ("osiris_spec", "OSIRIS", "osiris", "SLASTFILE", "/s/sdata1100/s.fits", "ITERATION", 1),
-    ("osiris_img", "OSIRIS", "osiris", "ILASTFILE", "/s/sdata1100/i.fits", "ITERATION", 1),
-    ("guiderk1", "GUIDER", "koa", "K1GUIDERFILE", "/s/sdata/g1.fits", "DISPCLK", 5),
-    ("guiderk2", "GUIDER", "koa", "K2GUIDERFILE", "/s/sdata/g2.fits", "DISPCLK", 5),
+    ("koa", "KCWI", "koa", "LOUTFILE", "1400/t1.fits", "DISPCLK", 1),
+    ("kpf", "KPF", "kpfassemble", "LOUTFILE", "1701/k.fits", "DISP1CLK", 5),
+    ("kcwi_fcs", "KCWI", "kfcs", "LASTFILE", "1400/f.fits", "ITERATION", 30),
+    ("kcwi_svs", "KCWI", "ksvs", "LASTFILE", "1400/s.fits", "ITERATION", 30),
+    ("kcwi_blue", "KCWI", "kbds", "LOUTFILE", "1400/kb.fits", "ITERATION", 1),
+    ("kcwi_red", "KCWI", "krds", "LOUTFILE", "1400/kr.fits", "ITERATION", 1),
+    ("nires_img", "NIRES", "nids", "LASTFILE", "1500/v.fits", "ITERATION", 600),
+    ("nires_spec", "NIRES", "nsds", "LASTFILE", "1500/s.fits", "ITERATION", 600),
+    ("deimos_spec", "DEIMOS", "deimosplus", "LASTCCD", "1001/d.fits", "UPTIME", 1),
+    ("deimos_fcs", "DEIMOS", "deifcs", "FCSIMGFI", "1001/f.fits", None, None),
+    ("lris_red", "LRIS", "lredccd", "LOUTFILE", "241/r.fits", "UPTIME", 1),
+    ("lris_blue", "LRIS", "lrisplus", "BLUE_LASTFILE", "241/b.fits", "UPTIME", 1),
+    ("mosfire", "MOSFIRE", "mosfire", "LASTFILE", "1300/m.fits", "ITERATION", 1),
+    ("nirc2", "NIRC2", "alad", "FITSFILE", "900/n.fits", "DISP1CLK", 1),
+    ("nirc2_unp", "NIRC2", "alad", "RAWFITSFILE", "900/u.fits", "DISP1CLK", 1),
+    ("nirspec_spec", "NIRSPEC", "nspec", "LASTFILE", "600/s.fits", "UPTIME", 1),
+    ("nirspec_scam", "NIRSPEC", "nscam", "LASTFILE", "600/i.fits", "DISP1CLK", 1),
+    ("osiris_spec", "OSIRIS", "osiris", "SLASTFILE", "1100/s.fits", "ITERATION", 1),
+    ("osiris_img", "OSIRIS", "osiris", "ILASTFILE", "1100/i.fits", "ITERATION", 1),
+    ("guiderk1", "GUIDER", "koa", "K1GUIDERFILE", "1/g1.fits", "DISPCLK", 5),
+    ("guiderk2", "GUIDER", "koa", "K2GUIDERFILE", "1/g2.fits", "DISPCLK", 5),
 ]  # fmt: skip
 
 # source, instrument, service, heartbeat, its seconds, OUTDIR; both hear WDISK=false
@@ -76,25 +77,29 @@ async def channels() -> AsyncIterator[None]:
     aioca.purge_channel_caches()
 
 
+async def see_heartbeat(source: EpicsSource, ioc: Ioc) -> None:
+    """Return when a heartbeat has come that was sent after this call."""
+    if (beat := source.source.heartbeat) is None:
+        assert source.health.heartbeat_age is None
+        return
+    sent = time.monotonic()
+    count = time.monotonic_ns() // 1000 % 2**31
+    ioc.put({f"koa:{source.source.service}:{beat.keyword}": count})
+    while (source.health.heartbeat_age or 0) > time.monotonic() - sent:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def hear_change(source: EpicsSource, ioc: Ioc, pv: str, value: str) -> Broadcast:
     """Return the broadcast that setting `pv` leads to."""
     heard: asyncio.Queue[Broadcast] = asyncio.Queue()
     task = asyncio.create_task(source.run(heard.put))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             assert (await heard.get()).initial
             ioc.put({pv: value})
             change = await heard.get()
             assert not change.initial
-            if source.source.heartbeat:
-                ioc.put(
-                    {
-                        f"koa:{source.source.service}:{source.source.heartbeat.keyword}": 9
-                    }
-                )
-                before = source.health.heartbeat_age
-                while source.health.heartbeat_age >= before:  # type: ignore[operator]
-                    await asyncio.sleep(0.01)
+            await see_heartbeat(source, ioc)
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -118,7 +123,8 @@ async def test_trigger_value_is_the_path(
     sources: dict[str, tuple[Instrument, Source]],
     ioc: Ioc,
 ) -> None:
-    name, instrument, service, keyword, value, beat, seconds = trigger
+    name, instrument, service, keyword, rest, beat, seconds = trigger
+    value = f"/s/sdata{rest}"
     owner, source = sources[name]
     assert owner.name == instrument
     assert (source.service, source.keyword) == (service, keyword)

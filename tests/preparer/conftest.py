@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,24 +43,25 @@ def file_of(
         "NAXIS": len(shape),
     }
     fixed |= {f"NAXIS{n}": size for n, size in enumerate(reversed(shape), 1)}
-    text = "".join(card(k, v) for k, v in (fixed | dict(header)).items()) + "END"
-    raw = text.ljust(-(-len(text) // 2880) * 2880).encode("latin-1")
+    raw = _padded("".join(card(k, v) for k, v in (fixed | dict(header)).items()) + "END")
     data = image.tobytes() if image is not None else b""
     raw += data.ljust(-(-len(data) // 2880) * 2880, b"\0")
     for kind in extensions:
         cards: dict[str, Value] = {"XTENSION": kind, "BITPIX": 8, "NAXIS": 0}
         cards |= {"PCOUNT": 0, "GCOUNT": 1}
-        raw += "".join(card(k, v) for k, v in cards.items()).encode().ljust(
-            77 * 36, b" "
-        )[:2400].ljust(2400) + b"END".ljust(480)
+        raw += _padded("".join(card(k, v) for k, v in cards.items()) + "END")
     return raw
 
 
-@dataclass(repr=False)
+def _padded(text: str) -> bytes:
+    return text.ljust(-(-len(text) // 2880) * 2880).encode("latin-1")
+
+
 class Maker:
     """Makes frames of one instrument after another."""
 
-    instruments: Mapping[str, Instrument] = field(default_factory=load_instruments)
+    def __init__(self) -> None:
+        self.instruments: Mapping[str, Instrument] = load_instruments()
 
     def view(
         self,
@@ -98,13 +99,9 @@ class Maker:
             data=raw,
         )
 
-    def run(
-        self, name: str, raw: bytes, path: str, facts: Facts | None = None
-    ) -> Outcome:
+    def run(self, name: str, raw: bytes, path: str, facts: Facts | None = None) -> Outcome:
         """Return what the instrument's rules make of some bytes."""
-        return run_rules(
-            self.frame(name, raw, path, facts), self.instruments[name].rules
-        )
+        return run_rules(self.frame(name, raw, path, facts), self.instruments[name].rules)
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +136,12 @@ def dump() -> Callable[..., Dump]:
 
     def read(name: str, sets: Sequence[str] = ()) -> Dump:
         file = str(SHARED / "headers" / name)
-        cards = [
-            parse_card(c.ljust(80).encode("latin-1"))
-            for c in tool.read_dump(file)[1][0]
-        ]
+        cards = [parse_card(c.ljust(80).encode("latin-1")) for c in tool.read_dump(file)[1][0]]
         archived = {c.keyword: c.value for c in cards}
         # Stripping also takes raw keywords that share a name with the archive's.
         strip = "KOAID" in archived
         raw = b""
-        for head, size, bits, table in tool.build(
-            file, 1.0, sets=sets, strip_koa=strip
-        ):
+        for head, size, bits, table in tool.build(file, 1.0, sets=sets, strip_koa=strip):
             raw += head + tool.data_unit(size, bits, 1.0, 1, table)
         return Dump(raw, archived if strip else {})
 

@@ -86,7 +86,7 @@ def test_sample_of_kcwi(maker: Any) -> None:  # facts 8.4
         ("10:00:00.00", False),
     ],
 )
-def test_bad_utc_is_the_file_s_time(maker: Any, utc: Any, noted: bool) -> None:
+def test_bad_utc_is_the_file_s_time(maker: Any, utc: Any, *, noted: bool) -> None:
     identity = nires(maker, UTC=utc)
     if noted:
         assert identity.koaid == "NR.20190615.18367.00"  # 05:06:07, facts 2.3
@@ -111,7 +111,7 @@ def test_bad_utc_is_the_file_s_time(maker: Any, utc: Any, noted: bool) -> None:
         (20190615, "20200304", True),
     ],
 )
-def test_date(maker: Any, date: Any, expected: str, noted: bool) -> None:
+def test_date(maker: Any, date: Any, expected: str, *, noted: bool) -> None:
     identity = nires(maker, DATE_OBS=date)
     assert identity.koaid == f"NR.{expected}.12571.36"
     assert [n.code for n in identity.notes] == ["SET_DATEOBS_WARN"] * noted
@@ -241,9 +241,7 @@ def test_gz_in_the_path_is_left_out(maker: Any) -> None:  # facts 2.5
         ("NR.20010101.00001.99", "KB.20190509.07554.57", ["INVALID_KOAID"]),
     ],
 )
-def test_koaid_of_the_header(
-    maker: Any, given: str, koaid: str, codes: list[str]
-) -> None:
+def test_koaid_of_the_header(maker: Any, given: str, koaid: str, codes: list[str]) -> None:
     identity = identify(maker.view("KCWI", KCWI | {"KOAID": given}, KCWI_PATH))
     assert identity.koaid == koaid
     assert [n.code for n in identity.notes] == codes
@@ -259,11 +257,11 @@ def test_koaid_of_the_header(
         ("kpf_1.fits", "2024-04-22", False),
     ],
 )
-def test_kpf_is_named_by_its_file(maker: Any, ofname: str, date: str, ok: bool) -> None:
+def test_kpf_is_named_by_its_file(maker: Any, ofname: str, date: str, *, ok: bool) -> None:
     header = {"OFNAME": ofname, "DATE-OBS": date, "UT": "08:00:32.82", "INSTRUME": "GM"}
     view = maker.view("KPF", header, f"/s/sdata1701/kpf1/{ofname}")
     if not ok:
-        with pytest.raises(FrameFault, match="KOAID|DATE-OBS"):
+        with pytest.raises(FrameFault, match=r"KOAID|DATE-OBS"):
             identify(view)
         return
     identity = identify(view)

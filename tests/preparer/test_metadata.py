@@ -317,9 +317,7 @@ def test_values_that_fit(kind: str, value: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["integer", "double"])
-@pytest.mark.parametrize(
-    "value", ["abc", "1_000", "0x10", "1 2", "١٢", "nan", "1.0D5", "9" * 5000]
-)
+@pytest.mark.parametrize("value", ["abc", "1_000", "0x10", "1 2", "١٢", "nan", "1.0D5", "9" * 5000])
 def test_text_in_a_number_column(kind: str, value: str) -> None:
     assert cell(value, kind=kind, width=40) == ("null", ["METADATA_ERROR"])
 

@@ -532,9 +532,7 @@ async def test_http_night_facts_3_6(site: Observatory, http: HttpProvider) -> No
     assert {path.split("/")[0] for path, _ in site.asked} == {"api"}
 
 
-async def test_http_one_entry_may_be_an_object(
-    site: Observatory, http: HttpProvider
-) -> None:
+async def test_http_one_entry_may_be_an_object(site: Observatory, http: HttpProvider) -> None:
     site.schedule, site.staff = site.schedule[0], site.staff[0]
     night = await http.night(HST_DATE, 2, "KCWI")
     assert [slot.project for slot in night.slots] == ["2026B_C272"]
@@ -597,17 +595,13 @@ async def test_http_weather_is_the_nearest_sample_with_padded_nanos_p4(
     assert weather.values["WXPRESS"] is None
     assert weather.values["WXWNDSP"] == 1.5
     assert weather.time == UT
-    assert weather.guidtime == datetime.fromtimestamp(1795410000, UTC) + timedelta(
-        milliseconds=50
-    )
+    assert weather.guidtime == datetime.fromtimestamp(1795410000, UTC) + timedelta(milliseconds=50)
     window = next(q for path, q in site.asked if path.startswith("k2/"))
     assert window["from"] == "2026-11-23T04:59:30.250000Z"
     assert window["to"] == "2026-11-23T05:00:30.250000Z"
 
 
-async def test_http_weather_pvs_facts_3_6(
-    site: Observatory, http: HttpProvider
-) -> None:
+async def test_http_weather_pvs_facts_3_6(site: Observatory, http: HttpProvider) -> None:
     pvs = {
         "WXDWPT": "k0:met:dewpointRaw",
         "WXOUTHUM": "k0:met:humidityRaw",
@@ -668,9 +662,7 @@ def test_schedule_of_another_host_needs_https() -> None:
 # The cache and its circuits
 
 
-async def test_cache_asks_once_per_night_and_fact(
-    site: Observatory, http: HttpProvider
-) -> None:
+async def test_cache_asks_once_per_night_and_fact(site: Observatory, http: HttpProvider) -> None:
     cached = CachedProvider(http)
     for _ in range(3):
         assert await cached.night(HST_DATE, 2, "KCWI") is not None
@@ -808,9 +800,7 @@ async def test_circuit_of_one_archiver_spares_the_other_telescope() -> None:
     assert cached.down == ("weather1",)
 
 
-async def test_prefetch_fills_nights_and_programs(
-    site: Observatory, http: HttpProvider
-) -> None:
+async def test_prefetch_fills_nights_and_programs(site: Observatory, http: HttpProvider) -> None:
     cached = CachedProvider(http)
     await cached.prefetch({"KCWI": 2, "GUIDER": None}, HST_DATE)
     asked = Counter(q["ktn"] for p, q in site.asked if p.endswith("getPI"))

@@ -65,9 +65,7 @@ def test_binary_table_facts_3_9() -> None:
     ]
     # Widths: a lone letter tells none (24), `20A` tells 20, `2D` and `L` less than 16.
     widths = (25, 21, 25, 17, 18)
-    lines = [
-        "".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows
-    ]
+    lines = ["".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     lines = [line + "|" for line in lines[:4]] + lines[4:]
     assert text.split("\n") == ["\\ Extended Header Name: DESISLITS", *lines, ""]
 
@@ -129,15 +127,11 @@ def test_last_block_without_padding_and_header_with_junk() -> None:
     data = unit(binary())
     size = 2 * (4 + 20 + 4 + 16 + 1)
     header = len(data) - 2880
-    assert extension_table(KOAID, 3, data[: header + size]) == extension_table(
-        KOAID, 3, data
-    )
+    assert extension_table(KOAID, 3, data[: header + size]) == extension_table(KOAID, 3, data)
     end = data.index(b"END" + b" " * 77)
     junk = data[: end + 80] + b"\xff\x00" * ((header - end - 80) // 2) + data[header:]
     assert len(junk) == len(data)
-    assert extension_table(KOAID, 3, memoryview(junk)) == extension_table(
-        KOAID, 3, data
-    )
+    assert extension_table(KOAID, 3, memoryview(junk)) == extension_table(KOAID, 3, data)
 
 
 def broken(old: bytes, new: bytes) -> bytes:
@@ -173,8 +167,7 @@ def test_too_long_a_table_is_a_finding() -> None:
 def test_md5_table_facts_8_1() -> None:
     digests = {"X.metadata.table": "c" * 32, "X.fits": "a" * 32, "X.jpg": "b" * 32}
     assert md5_table(digests.items()) == (
-        b"%b  X.fits\n%b  X.jpg\n%b  X.metadata.table\n"
-        % (b"a" * 32, b"b" * 32, b"c" * 32)
+        b"%b  X.fits\n%b  X.jpg\n%b  X.metadata.table\n" % (b"a" * 32, b"b" * 32, b"c" * 32)
     )
     assert md5_table([]) == b""
 

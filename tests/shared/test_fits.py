@@ -25,23 +25,17 @@ from koa_shared import fits
 SHARED = Path(__file__).parents[2].parent / "shared"
 DUMPS = sorted(SHARED.glob("headers/*/*.txt"))
 NAMES = [f"{dump.parent.name}/{dump.stem}" for dump in DUMPS]
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::astropy.utils.exceptions.AstropyWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 
 ORACLE = oracle.PrimaryHDU()
 ASTROPY_MISREADS = re.compile("' */")  # a doubled quote before / ends its string
-examples = settings(
-    max_examples=80, deadline=None, suppress_health_check=list(HealthCheck)
-)
+examples = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=150)
 texts = printable.map(str.rstrip).filter(lambda text: not text.endswith("&"))
 numbers = st.integers(-(10**19), 10**19) | st.floats(allow_nan=False, width=64)
 values = texts | numbers.filter(math.isfinite) | st.booleans()
 keywords = st.from_regex(r"X[A-Z0-9_-]{0,6}", fullmatch=True)
-updates = st.lists(
-    st.tuples(keywords, values, printable), max_size=12, unique_by=lambda u: u[0]
-)
+updates = st.lists(st.tuples(keywords, values, printable), max_size=12, unique_by=lambda u: u[0])
 images = st.tuples(
     st.sampled_from(["u1", "i2", "i4", "i8", "f4", "f8"]),
     st.lists(st.integers(1, 7), min_size=1, max_size=4),
@@ -86,9 +80,7 @@ def table(rows: int) -> Any:
     names = ["abc"[: n % 3] for n in range(rows)]
     columns = [
         oracle.Column("N", "J", array=np.arange(rows)),
-        oracle.Column(
-            "V", "PE()", array=[np.arange(n, dtype="f4") for n in range(rows)]
-        ),
+        oracle.Column("V", "PE()", array=[np.arange(n, dtype="f4") for n in range(rows)]),
         oracle.Column("T", "3A", array=names),
     ]
     return oracle.BinTableHDU.from_columns(columns, name="TAB")
@@ -132,8 +124,7 @@ def test_a_prefix_is_accepted_only_in_padding_or_between_hdus() -> None:
     data = written([image(("i2", [7, 200])), table(3), image(("f4", [3, 3]))])
     hdus = fits.read_structure(data).hdus
     complete = [
-        (h.data_end if h.data_size else h.start + len(h.header.raw) + 80, h.end)
-        for h in hdus
+        (h.data_end if h.data_size else h.start + len(h.header.raw) + 80, h.end) for h in hdus
     ]
     edges = {edge + n for pair in complete for edge in pair for n in range(-90, 90)}
     for size in sorted(edges | set(range(0, len(data), 61))):
@@ -176,9 +167,7 @@ def test_hdus_asked_for(cards: tuple[str, ...], asked: int, *, complete: bool) -
         assert accepted(primary(*cards) + extension() + rest, asked) is complete
 
 
-@pytest.mark.parametrize(
-    "rest", [b"\0", b"\0" * 2880, b"XTENSIOX", b"XY", b"junk" * 900]
-)
+@pytest.mark.parametrize("rest", [b"\0", b"\0" * 2880, b"XTENSIOX", b"XY", b"junk" * 900])
 def test_bytes_behind_the_last_hdu_are_reported(rest: bytes) -> None:
     seen = fits.read_structure(primary() + extension() + rest)
     assert (len(seen.hdus), seen.trailing) == (2, len(rest))
@@ -246,9 +235,7 @@ def test_unusable_mandatory_cards(
 def test_absurd_axes_counts_and_numbers_of_cards() -> None:
     axes = [f"NAXIS{n:<3}= {2**34}" for n in range(1, 1000)]
     with pytest.raises(fits.CorruptedHdu, match="absurd"):
-        fits.read_structure(
-            block("SIMPLE  = T", "BITPIX  = -64", "NAXIS   = 999", *axes)
-        )
+        fits.read_structure(block("SIMPLE  = T", "BITPIX  = -64", "NAXIS   = 999", *axes))
     ones = [f"NAXIS{n:<3}= 1" for n in range(1, 1000)]
     many = block("SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 999", *ones) + bytes(2880)
     assert fits.pixels(many, fits.read_structure(many).hdus[0]) is None
@@ -259,8 +246,7 @@ def test_absurd_axes_counts_and_numbers_of_cards() -> None:
         fits.read_structure(cards[: fits.MAX_CARDS * 80 - 80])
     with pytest.raises(fits.CorruptedHdu, match="HDUs"):
         fits.read_structure(
-            primary()
-            + block("XTENSION= 'IMAGE'", "BITPIX  = 8", "NAXIS   = 0") * fits.MAX_HDUS
+            primary() + block("XTENSION= 'IMAGE'", "BITPIX  = 8", "NAXIS   = 0") * fits.MAX_HDUS
         )
 
 
@@ -482,11 +468,7 @@ def test_edits_are_read_back_and_the_rest_stays(*, news: list[Any], junk: bool) 
     theirs = oracle.Header.fromstring(seen.decode("ascii"))
     keys = {key for key, *_ in news}
     kept = [c.raw for c in fits.read_structure(raw).hdus[0].header.cards]
-    kept = [
-        one
-        for one in kept
-        if not ({"XA"} & keys and one[:8] in (b"XA      ", b"CONTINUE"))
-    ]
+    kept = [one for one in kept if not ({"XA"} & keys and one[:8] in (b"XA      ", b"CONTINUE"))]
     left = [c for c in ours.cards if c.keyword not in keys]
     written_long = [c.raw for c in left if c.keyword == "CONTINUE"]
     assert [c.raw for c in left if c.raw not in written_long] == [
@@ -603,9 +585,7 @@ def test_sums_are_astropys(data: bytes, total: int) -> None:
     words = np.frombuffer(whole, ">u4")
     expected = int(ORACLE._compute_checksum(np.frombuffer(whole, "u1")))
     assert fits.datasum(data) == fits.datasum(bytearray(data)) == expected
-    assert (fits.datasum(data, total) - total - int(words.sum(dtype="u8"))) % (
-        2**32 - 1
-    ) == 0
+    assert (fits.datasum(data, total) - total - int(words.sum(dtype="u8"))) % (2**32 - 1) == 0
     for complement in (True, False):
         plain = (~total if complement else total) & 0xFFFFFFFF
         assert fits.encode_checksum(total, complement) == ORACLE._char_encode(plain)
@@ -675,9 +655,7 @@ def test_an_edited_file_verifies_in_astropy(layout: Any, news: list[Any]) -> Non
 def test_checksums_are_not_added_nor_kept_twice() -> None:
     plain = primary("A       = 1").rstrip() + b" " * 77
     assert fits.with_checksum(plain, 5) == plain
-    one = fits.with_checksum(
-        primary("CHECKSUM= 'a'", "A       = 1", "CHECKSUM= 'b'"), 0
-    )
+    one = fits.with_checksum(primary("CHECKSUM= 'a'", "A       = 1", "CHECKSUM= 'b'"), 0)
     hdu = fits.read_structure(one).hdus[0]
     assert [c.keyword for c in hdu.header.cards[3:]] == ["CHECKSUM", "A"]
     assert fits.verify_checksums(one, hdu) == []
@@ -707,9 +685,7 @@ def frame(make: Callable[..., int], dump: Path, folder: Path, *options: str) -> 
 
 @pytest.mark.skipif(not DUMPS, reason="the real headers are not here")
 @pytest.mark.parametrize("dump", DUMPS, ids=NAMES)
-def test_real_headers(
-    dump: Path, make_frame: Callable[..., int], tmp_path: Path
-) -> None:
+def test_real_headers(dump: Path, make_frame: Callable[..., int], tmp_path: Path) -> None:
     data = frame(make_frame, dump, tmp_path)
     seen = fits.read_structure(data)
     assert (seen.header_junk, seen.padding_missing, seen.trailing) == (False, False, 0)
@@ -759,15 +735,11 @@ def edit_a_real_header(data: bytes, seen: fits.Structure) -> None:
 
 @pytest.mark.skipif(not DUMPS, reason="the real headers are not here")
 @pytest.mark.parametrize("dump", DUMPS, ids=NAMES)
-def test_real_headers_with_junk(
-    dump: Path, make_frame: Callable[..., int], tmp_path: Path
-) -> None:
+def test_real_headers_with_junk(dump: Path, make_frame: Callable[..., int], tmp_path: Path) -> None:
     data = frame(make_frame, dump, tmp_path, "--junk-fill")
     seen = fits.read_structure(data)
     clean = fits.read_structure(frame(make_frame, dump, tmp_path))
-    filled = any(
-        h.data_start - h.start - len(h.header.raw) > fits.CARD for h in seen.hdus
-    )
+    filled = any(h.data_start - h.start - len(h.header.raw) > fits.CARD for h in seen.hdus)
     assert (seen.header_junk, seen.trailing) == (filled, fits.BLOCK)
     assert [h.header.raw for h in seen.hdus] == [h.header.raw for h in clean.hdus]
     assert (seen.hdus[-1].end, seen.padding_missing) == (clean.size, False)

@@ -65,9 +65,7 @@ def name_in(header: Any) -> str:
 
 
 @pytest.mark.parametrize(("instrument", "source", "kind"), ALL)
-def test_frame_is_one_that_koa_can_name(
-    instrument: str, source: str, kind: str
-) -> None:
+def test_frame_is_one_that_koa_can_name(instrument: str, source: str, kind: str) -> None:
     exposure = build(instrument, Request(source, kind, 17, AT, SMALL))
     data = bytes_of(exposure)
     header = opened(data)[0].header
@@ -198,9 +196,7 @@ def test_a_burst_shares_no_koaid_facts_2_2() -> None:
 def test_ledger_tells_what_was_not_announced(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)
-    frames = [
-        build("NIRC2", Request("nirc2", "dark", n, AT, SMALL)) for n in range(1, 4)
-    ]
+    frames = [build("NIRC2", Request("nirc2", "dark", n, AT, SMALL)) for n in range(1, 4)]
     for frame in frames:
         ledger.begun(frame, AT, None)
     for frame in frames[1:]:
@@ -240,7 +236,8 @@ class Ears:
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
-        self.beats = 0
+        self.beats = asyncio.Semaphore(0)
+        self.open: list[Any] = []
 
     async def listen(self, *names: str) -> None:
         import aioca  # noqa: PLC0415 (reads the ports at its first use)
@@ -250,21 +247,39 @@ class Ears:
             self.heard.append((value.name.removeprefix("koa:"), text))
 
         def beat(_: Any) -> None:
-            self.beats += 1
+            self.beats.release()
 
-        for name in names:
-            aioca.camonitor(
-                f"koa:{name}", hear, datatype=aioca.DBR_CHAR_BYTES, all_updates=True
-            )
-        aioca.camonitor("koa:kbds:ITERATION", beat)
+        text = {"datatype": aioca.DBR_CHAR_BYTES, "all_updates": True}
+        self.open = [aioca.camonitor(f"koa:{name}", hear, **text) for name in names]
+        self.open.append(aioca.camonitor("koa:kbds:ITERATION", beat))
         await self.until(len(names))
         self.heard.clear()
+
+    async def read(self, *names: str) -> list[str]:
+        import aioca  # noqa: PLC0415
+
+        pvs = [f"koa:{name}" for name in names]
+        return [str(v) for v in await aioca.caget(pvs, datatype=aioca.DBR_CHAR_STR)]
+
+    def close(self) -> None:
+        import aioca  # noqa: PLC0415
+
+        for subscription in self.open:
+            subscription.close()
+        aioca.purge_channel_caches()
 
     async def until(self, count: int) -> list[tuple[str, str]]:
         async with asyncio.timeout(10):
             while len(self.heard) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return self.heard
+
+
+@pytest.fixture
+async def ears(observatory: Observatory) -> AsyncIterator[Ears]:
+    ears = Ears()
+    yield ears
+    ears.close()
 
 
 def digest(observatory: Observatory, entry: Any) -> str:
@@ -285,10 +300,7 @@ async def cli(observatory: Observatory, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.live
-async def test_exposures_are_written_then_heard(observatory: Observatory) -> None:
-    import aioca  # noqa: PLC0415
-
-    ears = Ears()
+async def test_exposures_are_written_then_heard(observatory: Observatory, ears: Ears) -> None:
     await ears.listen("kbds:LOUTFILE", "alad:FITSFILE", "esi:WDISK", "esi:LFRAMENO")
     entries = [
         *await observatory.shoot("KCWI", 2, size=SMALL),
@@ -301,9 +313,7 @@ async def test_exposures_are_written_then_heard(observatory: Observatory) -> Non
         ("kbds:LOUTFILE", entries[1].path),
         ("alad:FITSFILE", entries[2].path),
     ]
-    assert [e.size for e in entries] == pytest.approx(
-        [SMALL] * 2 + [4.2e6, SMALL], 0.03
-    )
+    assert [e.size for e in entries] == pytest.approx([SMALL] * 2 + [4.2e6, SMALL], 0.03)
     assert observatory.ledger() == entries
     assert [digest(observatory, e) for e in entries] == [e.sha256 for e in entries]
     for entry in entries[:3]:
@@ -318,25 +328,21 @@ async def test_exposures_are_written_then_heard(observatory: Observatory) -> Non
     await ears.until(3)
     assert ears.heard == [("esi:LFRAMENO", "1"), ("esi:WDISK", "true"),
                           ("esi:WDISK", "false")]  # fmt: skip
-    parts = await aioca.caget(
-        ["koa:esi:OUTDIR", "koa:esi:OUTFILE"], datatype=aioca.DBR_CHAR_STR
-    )
+    parts = await ears.read("esi:OUTDIR", "esi:OUTFILE")
     [source] = load_instruments()["ESI"].sources
     read = dict(zip(("OUTDIR", "OUTFILE"), parts, strict=True)) | {"LFRAMENO": "1"}
     assert read == esi.read
     assert source.build_path("false", read) == esi.path.removeprefix("/s")
 
     # Instruments without frames are there, too; hearts beat.
-    others = await aioca.caget(["koa:hiccd:WDISK", "koa:koa:K2GUIDERFILE"])
-    assert all(value.ok for value in others)
-    assert ears.beats >= 2
+    assert await ears.read("hiccd:WDISK", "koa:K2GUIDERFILE") == ["", ""]
+    async with asyncio.timeout(5):
+        await ears.beats.acquire()
+        await ears.beats.acquire()
     lines = (observatory.root.parent / "record.jsonl").read_text().splitlines()
     recorded = [json.loads(line) for line in lines]
-    assert [line["value"] for line in recorded] == [e.path for e in entries[:3]] + [
-        "false"
-    ]
+    assert [line["value"] for line in recorded] == [e.path for e in entries[:3]] + ["false"]
     assert recorded[3]["read"] == read
-    aioca.purge_channel_caches()
 
 
 @pytest.mark.live
@@ -367,7 +373,7 @@ async def test_odd_writers(observatory: Observatory) -> None:
 
 @pytest.mark.live
 async def test_shoot_on_the_command_line_and_after_a_crash(
-    observatory: Observatory,
+    observatory: Observatory, ears: Ears
 ) -> None:
     words = ("shoot", "nirc2", "--n=2", "--size=200k", "--type=flat", "--set=COADDS=7")
     code, out, _ = await cli(observatory, *words)
@@ -382,18 +388,12 @@ async def test_shoot_on_the_command_line_and_after_a_crash(
         await observatory.shoot("NIRC2")
 
     await observatory.start()
-    ears = Ears()
-    await ears.listen()
-    import aioca  # noqa: PLC0415
-
-    value = await aioca.caget("koa:alad:FITSFILE", datatype=aioca.DBR_CHAR_STR)
-    assert str(value) == first[1].path
+    assert await ears.read("alad:FITSFILE") == [first[1].path]
     [third] = await observatory.shoot("NIRC2", size=SMALL)
     assert third.frameno == 3
     assert third.ut > first[1].ut
     assert await observatory.stop() == 0
     assert not observatory.control.exists()
-    aioca.purge_channel_caches()
 
 
 @pytest.mark.live

@@ -9,26 +9,16 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
 
 from koa_shared import logs
-from koa_shared.contracts import (
-    Accepted,
-    EventBatch,
-    FilePrepared,
-    FrameView,
-    Page,
-    Status,
-    Time,
-    utcnow,
-)
+from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
 from koa_shared.errors import Conflict
-from koa_shared.web import AnyCaller, Caller, needs
+from koa_shared.web import AnyCaller, Caller, Operator, Producer
 
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NeedsReprocess, NotArchived, Proprietary
+from .pipeline import archive_key
 
 router = APIRouter(prefix="/v1")
-Producer = Annotated[Caller, Depends(needs("producer"))]
-Operator = Annotated[Caller, Depends(needs("operator"))]
 IDLE = 15.0  # s between comments that keep a quiet stream open
 
 
@@ -63,20 +53,19 @@ class HistoryEntry(BaseModel):
     step: str
 
 
-@router.post("/frames", summary="A frame's products lie in staging")
-async def hand_over(
-    frame: FilePrepared, ctx: Ctx, _: Producer, response: Response
-) -> Accepted:
+@router.post("/frames", status_code=202, summary="A frame's products lie in staging")
+async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Response) -> Accepted:
     """202: accepted, durable here. 200: known already."""
-    fresh, row = await ctx.db.write(
-        ctx.store.hand_over, frame, logs.traceparent() or ""
-    )
+    fresh, row = await ctx.db.write(ctx.store.hand_over, frame, logs.traceparent())
     ctx.published()
     ctx.wake("ingest")
     response.status_code = 202 if fresh else 200
-    return Accepted(
-        frame_id=row.frame_id, generation=row.generation, status=Status(row.status)
-    )
+    return _accepted(row)
+
+
+def _accepted(row: Any) -> Accepted:
+    status = Status(row.status)
+    return Accepted(frame_id=row.frame_id, generation=row.generation, status=status)
 
 
 @router.post("/events", summary="What happened to frames, sources, directories")
@@ -88,37 +77,36 @@ async def events(batch: EventBatch, ctx: Ctx, _: Producer) -> dict[str, int]:
     return {"applied": applied}
 
 
+class Filters(BaseModel):
+    """Conditions on frames; those on hidden columns match only what you may see."""
+
+    instrument: str | None = None
+    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
+    status: Status | None = None
+    program: str | None = None
+    level: int | None = None
+    type: str | None = None
+    origin: str | None = None
+    path: str | None = None
+    name: str | None = None
+    koaid: str | None = None
+    since: AwareDatetime | None = None
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    cursor: str | None = None
+
+
+async def _page(ctx: Any, filters: Filters, caller: Caller) -> Page[FrameView]:
+    wanted = filters.model_dump(exclude={"cursor"})
+    rows, more = await ctx.db.read(ctx.store.frames, wanted, caller, filters.cursor)
+    return Page[FrameView](items=[view(row.model_dump(), caller) for row in rows], next=more)
+
+
 @router.get("/frames", summary="Frames, newest acquired first")
-async def list_frames(  # noqa: PLR0913 (one argument per filter)
-    ctx: Ctx,
-    caller: AnyCaller,
-    instrument: str | None = None,
-    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None,
-    status: Status | None = None,
-    program: str | None = None,
-    level: int | None = None,
-    type: str | None = None,  # noqa: A002 (the name on the wire)
-    origin: str | None = None,
-    path: str | None = None,
-    name: str | None = None,
-    koaid: str | None = None,
-    since: AwareDatetime | None = None,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+async def list_frames(
+    ctx: Ctx, caller: AnyCaller, filters: Annotated[Filters, Query()]
 ) -> Page[FrameView]:
-    """Return one page; conditions on hidden columns match only what you may see."""
-    filters = {
-        "instrument": instrument, "night": night, "status": status, "level": level,
-        "program": program, "type": type, "origin": origin, "path": path,
-        "name": name, "koaid": koaid, "since": since, "limit": limit,
-    }  # fmt: skip
-    rows, more = await ctx.db.read(ctx.store.frames, filters, caller, cursor)
-    return Page[FrameView](items=[show(row, caller) for row in rows], next=more)
-
-
-def show(row: Any, caller: Caller) -> FrameView:
-    """Return a frame's row as this caller may see it."""
-    return view(row.model_dump() | {"metadata": row.core}, caller)
+    """Return one page of frames, each as you may see it."""
+    return await _page(ctx, filters, caller)
 
 
 @router.get("/frames/{name}", summary="One frame, by frame_id or KOAID")
@@ -127,12 +115,12 @@ async def get_frame(
 ) -> FrameView:
     """Return a frame as you may see it; `version` for an earlier one."""
     row = await ctx.db.read(ctx.store.find, name)
-    values = row.model_dump() | {"metadata": row.core}
+    values = row.model_dump()
     if version is not None:
         old = await ctx.db.read(ctx.store.version, row, version)
         if old is None:
             raise NotArchived(f"{name} has no version {version}")
-        values |= {"version": version, "products": old.products, "metadata": old.core}
+        values |= {"version": version, "products": old.products, "core": old.core}
     return view(values, caller)
 
 
@@ -144,90 +132,70 @@ async def timeline(name: str, ctx: Ctx, _: AnyCaller) -> list[HistoryEntry]:
     return [HistoryEntry.model_validate(r.model_dump()) for r in rows]
 
 
-async def _archived(ctx: Any, name: str, caller: Caller, version: int | None) -> Any:
-    """Return the version that holds a frame, for a caller who may have it."""
+class Archived:
+    """The version that holds a frame, for a caller who may have it."""
+
+    def __init__(self, row: Any, held: Any, ctx: Any) -> None:
+        self.row, self.held, self.ctx = row, held, ctx
+
+    async def send(self, key: str, value: str, range_: str | None = None) -> StreamingResponse:
+        """Stream the first product whose `key` (name, role) is `value`."""
+        held, row = self.held, self.row
+        product = next((p for p in held.products if p[key] == value), None)
+        if product is None:
+            raise NotArchived(f"{held.koaid} has no product with the {key} {value!r}")
+        where = (row.instrument, row.level, held.koaid, held.version)
+        bucket = self.ctx.config.archive_bucket
+        place = (bucket, archive_key(where, product["name"]))
+        return await send(self.ctx.objects, place, product, range_)
+
+
+async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None) -> Archived:
     row = await ctx.db.read(ctx.store.find, name)
-    if not is_open_to(caller, row.semid, row.release_date, utcnow()):
+    if not is_open_to(caller, row.semid, row.release_date):
         raise Proprietary("a token that names the frame's program is needed")
     held = await ctx.db.read(ctx.store.version, row, version)
     if held is None:
         raise NotArchived(f"{name} is {row.status}, not archived")
-    return row, held
+    return Archived(row, held, ctx)
 
 
-async def _product(
-    ctx: Any, name: str, caller: Caller, version: int | None, pick: Any, range_: str | None
-) -> StreamingResponse:  # noqa: PLR0913, RUF100
-    row, held = await _archived(ctx, name, caller, version)
-    product = next((p for p in held.products if pick(p)), None)
-    if product is None:
-        raise NotArchived(f"{name} has no such product")
-    day = held.koaid.split(".")[1]
-    key = (
-        f"{row.instrument}/{day}/lev{row.level}/{held.koaid}/v{held.version}/"
-        f"{product['name']}"
-    )
-    return await send(ctx.objects, ctx.config.archive_bucket, key, product, range_)
-
-
+Holding = Annotated[Archived, Depends(_archived)]
 Range = Annotated[str | None, Header(alias="range")]
 
 
 @router.get("/frames/{name}/file", summary="The FITS file; ranges are served")
-async def get_file(
-    name: str, ctx: Ctx, caller: AnyCaller, range_: Range = None, version: int | None = None
-) -> StreamingResponse:
+async def get_file(frame: Holding, range_: Range = None) -> StreamingResponse:
     """Stream the level-0 FITS file."""
-    return await _product(
-        ctx, name, caller, version, lambda p: p["role"] == "fits", range_
-    )
+    return await frame.send("role", "fits", range_)
 
 
 @router.get("/frames/{name}/preview", summary="The preview, a JPEG")
-async def get_preview(
-    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
-) -> StreamingResponse:
+async def get_preview(frame: Holding) -> StreamingResponse:
     """Stream the first preview."""
-    return await _product(
-        ctx, name, caller, version, lambda p: p["role"] == "preview", None
-    )
+    return await frame.send("role", "preview")
 
 
 @router.get("/frames/{name}/products/{product}", summary="One product by its name")
-async def get_product(
-    name: str, product: str, ctx: Ctx, caller: AnyCaller, range_: Range = None,
-    version: int | None = None,
-) -> StreamingResponse:  # fmt: skip
+async def get_product(frame: Holding, product: str, range_: Range = None) -> StreamingResponse:
     """Stream any product of the frame."""
-    return await _product(
-        ctx, name, caller, version, lambda p: p["name"] == product, range_
-    )
+    return await frame.send("name", product, range_)
 
 
 @router.get("/frames/{name}/header", summary="The header: [keyword, value, comment]")
-async def get_header(
-    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
-) -> list[list[Any]]:
+async def get_header(frame: Holding) -> list[list[Any]]:
     """Return the archived primary header, in order, repeats kept."""
-    _, held = await _archived(ctx, name, caller, version)
-    cards: list[list[Any]] = held.header
-    return cards
+    return list(frame.held.header)
 
 
 @router.get("/frames/{name}/metadata", summary="The catalogue's core columns")
-async def get_metadata(
-    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
-) -> dict[str, Any]:
+async def get_metadata(frame: Holding) -> dict[str, Any]:
     """Return the core columns with their types; RA and Dec in degrees."""
-    _, held = await _archived(ctx, name, caller, version)
-    core: dict[str, Any] = held.core
-    return core
+    return dict(frame.held.core)
 
 
 @router.post("/frames/{frame_id}/retry", summary="Try a parked frame again")
-async def retry(
-    frame_id: str, ctx: Ctx, caller: Operator, order: Why | None = None
-) -> Accepted:
+async def retry(frame_id: str, ctx: Ctx, caller: Operator, order: Why | None = None) -> Accepted:
     """An ERROR of the ingestor goes on from the first attempt."""
     return await _reopen(ctx, frame_id, "retry", caller, order or Why())
 
@@ -243,15 +211,10 @@ async def accept(frame_id: str, ctx: Ctx, caller: Operator, order: Accept) -> Ac
     return await _reopen(ctx, frame_id, "accept", caller, order)
 
 
-REOPENS = {
-    "retry": (Status.ERROR, None),
-    "accept": (Status.INVALID, "DUPLICATE_KOAID"),
-}
+REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
 
 
-async def _reopen(
-    ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why
-) -> Accepted:
+async def _reopen(ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why) -> Accepted:
     status, code = REOPENS[verb]
     row = await ctx.db.read(ctx.store.find, frame_id)
     if row.status != status or (code and code not in {f["code"] for f in row.findings}):
@@ -259,17 +222,13 @@ async def _reopen(
     row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, order.why)
     ctx.published()
     ctx.wake("ingest")
-    return Accepted(
-        frame_id=row.frame_id, generation=row.generation, status=Status(row.status)
-    )
+    return _accepted(row)
 
 
 @router.get("/parked", summary="Frames that wait for an operator")
 async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
     """Return the frames that are ERROR."""
-    filters = {"status": Status.ERROR, "limit": 1000}
-    rows, more = await ctx.db.read(ctx.store.frames, filters, caller, None)
-    return Page[FrameView](items=[show(row, caller) for row in rows], next=more)
+    return await _page(ctx, Filters(status=Status.ERROR, limit=1000), caller)
 
 
 @router.get("/audit", summary="What operators did")
@@ -286,9 +245,7 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 
 @router.get("/nights/{date}", summary="A night's counts")
-async def night(
-    date: str, ctx: Ctx, _: AnyCaller
-) -> dict[str, Any]:
+async def night(date: str, ctx: Ctx, _: AnyCaller) -> dict[str, Any]:
     """Return the night's frames by instrument and status, and its inventories."""
     counts: dict[str, Any] = await ctx.db.read(ctx.store.night, date)
     return counts
@@ -296,17 +253,13 @@ async def night(
 
 @router.get("/stream", summary="Server-sent events, resumable with Last-Event-ID")
 async def stream(
-    ctx: Ctx,
-    caller: AnyCaller,
-    last_event_id: Annotated[str | None, Header()] = None,
+    ctx: Ctx, caller: AnyCaller, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Send each change of a frame, as you may see it; `event` is its status."""
-    last = int(last_event_id) if (last_event_id or "").isdigit() else None
-    return StreamingResponse(
-        _entries(ctx, caller, last),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    last = int(last_event_id) if last_event_id and last_event_id.isdigit() else None
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    entries = _entries(ctx, caller, last)
+    return StreamingResponse(entries, 200, headers, "text/event-stream")
 
 
 async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
@@ -314,18 +267,17 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
     if last is None:
         last = await ctx.db.read(ctx.store.stream_end)
     while True:
-        woken = ctx.change()
+        changed = ctx.change()
         rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
         if oldest > last + 1:
             yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
         for entry, frame in rows:
-            data = show(frame, caller).model_dump_json(exclude_none=True)
+            data = view(frame.model_dump(), caller).model_dump_json(exclude_none=True)
             yield f"id: {entry.id}\nevent: {entry.status}\ndata: {data}\n\n"
             last = entry.id
-        if rows:
-            continue
-        try:
-            async with asyncio.timeout(ctx.idle(IDLE)):
-                await woken.wait()
-        except TimeoutError:
-            yield ": \n\n"
+        if not rows:
+            try:
+                async with asyncio.timeout(ctx.idle(IDLE)):
+                    await changed.wait()
+            except TimeoutError:
+                yield ": \n\n"

@@ -4,8 +4,6 @@ from pydantic import Field
 
 from koa_shared.config import S3Config, ServiceConfig
 
-__all__ = ["Config"]
-
 
 class Config(ServiceConfig, S3Config):
     """What the ingestor reads from the environment."""

@@ -11,8 +11,6 @@ from koa_shared.objects import ObjectMissing, ObjectStore
 
 from .errors import NotArchived, RangeNotSatisfiable
 
-__all__ = ["byte_range", "send"]
-
 TYPES = {".fits": "application/fits", ".table": "text/plain", ".tbl": "text/plain"}
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
@@ -45,18 +43,17 @@ def media_type(name: str) -> str:
 
 
 async def send(
-    objects: ObjectStore, bucket: str, key: str, product: dict[str, Any],
-    range_header: str | None,
-) -> StreamingResponse:  # fmt: skip
-    """Return the response that streams one product; ETag is its SHA-256."""
-    size = product["size"]
-    part = byte_range(range_header, size)
-    start, length = part or (0, 0)
-    chunks = objects.stream(bucket, key, start, length)
+    objects: ObjectStore, place: tuple[str, str], product: dict[str, Any], range_: str | None
+) -> StreamingResponse:
+    """Return the response that streams the product kept at `place` (bucket, key)."""
+    name, size = product["name"], product["size"]
+    part = byte_range(range_, size)
+    start, length = part or (0, size)
+    chunks = objects.stream(*place, start, length)
     try:
         first = await anext(chunks, b"")
     except ObjectMissing as error:
-        raise NotArchived(f"{product['name']} is not in the store") from error
+        raise NotArchived(f"{name} is not in the store") from error
 
     async def body() -> AsyncIterator[bytes]:
         yield first
@@ -65,13 +62,11 @@ async def send(
 
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Length": str(length if part else size),
+        "Content-Length": str(length),
         "ETag": f'"{product["sha256"]}"',
-        "Content-Disposition": f'attachment; filename="{product["name"]}"',
+        "Content-Disposition": f'attachment; filename="{name}"',
         "X-Content-Type-Options": "nosniff",
     }
     if part:
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
-    return StreamingResponse(
-        body(), 206 if part else 200, headers, media_type=media_type(product["name"])
-    )
+    return StreamingResponse(body(), 206 if part else 200, headers, media_type(name))

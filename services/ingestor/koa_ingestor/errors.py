@@ -1,17 +1,6 @@
 """What can go wrong in the ingestor alone."""
 
-from http import HTTPStatus
-
-from koa_shared.errors import Conflict, Forbidden, KoaError, NotFound
-
-__all__ = [
-    "NeedsReprocess",
-    "NotArchived",
-    "Proprietary",
-    "RangeNotSatisfiable",
-    "UnknownFrame",
-    "VerificationFailed",
-]
+from koa_shared.errors import Conflict, Forbidden, NotFound, Rejected
 
 
 class UnknownFrame(NotFound):
@@ -21,7 +10,7 @@ class UnknownFrame(NotFound):
 
 
 class NotArchived(NotFound):
-    """The frame is known, but not available yet."""
+    """The frame is known, but it is not (yet) available, or has no such product."""
 
     code = "not_archived"
 
@@ -38,12 +27,10 @@ class NeedsReprocess(Conflict):
     code = "needs_reprocess"
 
 
-class RangeNotSatisfiable(KoaError):
+class RangeNotSatisfiable(Rejected):
     """The range lies outside the file."""
 
-    code = "range_not_satisfiable"
-    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-    retryable = False
+    code, status = "range_not_satisfiable", 416
 
 
 class VerificationFailed(Exception):

@@ -1,11 +1,7 @@
 """What the ingestor counts besides what all services count."""
 
-from prometheus_client import Histogram
-
-from koa_shared.contracts import Origin, Timeline
-from koa_shared.metrics import LATENCY_BUCKETS, Metrics
-
-__all__ = ["HOPS", "IngestorMetrics"]
+from koa_shared.contracts import Timeline
+from koa_shared.metrics import Metrics
 
 # Name, from, to: where the time between the shutter and the archive goes.
 HOPS = (
@@ -24,23 +20,22 @@ class IngestorMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__("ingestor")
-        self.latency = Histogram(
+        self.latency = self.histogram(
             "koa_acquisition_to_availability_seconds",
             "Time from the last write of the raw file to its availability",
-            ["instrument", "level", "origin"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+            "instrument level origin",
+        )
+        self.hop = self.histogram(
+            "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
 
-    def available(
-        self, instrument: str, level: int, origin: Origin, timeline: Timeline
-    ) -> None:
+    def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
         """Observe a frame that became available for the first time."""
-        latency = timeline.latency_seconds
-        if latency is not None:
-            self.latency.labels(instrument, str(level), origin).observe(latency)
+        if timeline.latency_seconds is not None:
+            labels = (instrument, str(level), origin)
+            self.latency.labels(*labels).observe(timeline.latency_seconds)
         for hop, start, end in HOPS:
             begun, done = getattr(timeline, start), getattr(timeline, end)
-            if begun is not None and done is not None:
+            if begun and done:
                 seconds = max(0.0, (done - begun).total_seconds())
                 self.hop.labels(hop, instrument).observe(seconds)

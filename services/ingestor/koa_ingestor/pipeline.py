@@ -1,12 +1,13 @@
 """What the ingestor decides: values in, values out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from koa_shared.contracts import FilePrepared, Product
+from koa_shared.contracts import FilePrepared
 
-__all__ = ["Claimed", "Verdict", "archive_key", "judge", "promotion_order"]
+# Live before backlog (design 5).
+BACKLOG = {"live": 0, "canary": 0, "manual": 1, "recovered": 2, "reprocess": 3}
 
 
 class Verdict(StrEnum):
@@ -19,8 +20,7 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A version of a KOAID: whose it is, of which bytes, and whether it is kept."""
 
     version: int
@@ -37,11 +37,11 @@ def judge(
 
     `accepted` is an operator's word that other raw bytes are the next version.
     """
+    kept = [held for held in versions if held.committed]
     for held in versions:
         if (held.frame_id, held.generation) == (frame.frame_id, frame.generation):
             return Verdict.RESUME, held
-    kept = [v for v in versions if v.committed]
-    if any(v.frame_id == frame.frame_id for v in kept):
+    if any(held.frame_id == frame.frame_id for held in kept):
         return Verdict.NEW, None
     for held in kept:
         if held.raw_sha256 == frame.raw.sha256:
@@ -54,14 +54,13 @@ def judge(
     return Verdict.NEW, None
 
 
-def archive_key(frame: FilePrepared, version: int, name: str) -> str:
-    """Return where a product is kept (design 6)."""
-    day = frame.koaid.split(".")[1]
-    return (
-        f"{frame.instrument}/{day}/lev{frame.level}/{frame.koaid}/v{version}/{name}"
-    )
+def archive_key(where: tuple[str, int, str, int], name: str) -> str:
+    """Return where a product is kept (design 6): (instrument, level, KOAID, version)."""
+    instrument, level, koaid, version = where
+    return f"{instrument}/{koaid.split('.')[1]}/lev{level}/{koaid}/v{version}/{name}"
 
 
-def promotion_order(products: Sequence[Product]) -> list[Product]:
-    """Return the products, the largest first: the others are done beside it."""
-    return sorted(products, key=lambda product: -product.size)
+def priority(frame: FilePrepared) -> int:
+    """Return a job's priority: live before backlog, science before calibrations."""
+    science = frame.metadata.get("koaimtyp") in (None, "object", "undefined")
+    return BACKLOG[frame.origin] * 2 + (0 if science else 1)

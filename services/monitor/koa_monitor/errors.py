@@ -2,8 +2,6 @@
 
 from koa_shared.errors import NotFound, Rejected
 
-__all__ = ["FileMissing", "UnknownInstrument", "UnknownSource"]
-
 
 class UnknownSource(NotFound):
     """This monitor hears no source of that name."""

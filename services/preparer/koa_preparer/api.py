@@ -15,11 +15,9 @@ from koa_shared.contracts import (
     Timeline,
 )
 from koa_shared.errors import Conflict, Rejected
-from koa_shared.web import Caller, needs
+from koa_shared.web import Caller, Operator, Producer
 
 router = APIRouter(prefix="/v1")
-Producer = Annotated[Caller, Depends(needs("producer"))]
-Operator = Annotated[Caller, Depends(needs("operator"))]
 
 
 class Order(BaseModel):
@@ -82,21 +80,15 @@ def _show(row: Any) -> FileView:
 
 
 def _accepted(row: Any) -> Accepted:
-    return Accepted(
-        frame_id=row.frame_id, generation=row.generation, status=Status(row.status)
-    )
+    return Accepted(frame_id=row.frame_id, generation=row.generation, status=Status(row.status))
 
 
 @router.post("/files", summary="An instrument has written a file")
-async def announce(
-    file: FileWritten, ctx: Ctx, _: Producer, response: Response
-) -> Accepted:
+async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response) -> Accepted:
     """202: taken on, durable here. 200: known, also if its bytes were read already."""
     if file.instrument not in ctx.instruments:
         raise Rejected(f"no instrument {file.instrument!r}", code="unknown_instrument")
-    fresh, row = await ctx.db.write(
-        ctx.store.announce, file, logs.traceparent() or ""
-    )
+    fresh, row = await ctx.db.write(ctx.store.announce, file, logs.traceparent())
     if fresh:
         ctx.wake("prepare")
     response.status_code = 202 if fresh else 200
@@ -118,15 +110,13 @@ async def parked(ctx: Ctx, _: Operator) -> list[FileView]:
 async def _again(
     ctx: Any, frame_id: str, verb: str, options: dict[str, Any], who: Caller, why: str
 ) -> Accepted:
-    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, who.name, why)
+    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, (who.name, why))
     ctx.wake("prepare")
     return _accepted(row)
 
 
 @router.post("/frames/{frame_id}/retry", summary="Prepare a parked frame again")
-async def retry(
-    frame_id: str, ctx: Ctx, who: Operator, order: Order | None = None
-) -> Accepted:
+async def retry(frame_id: str, ctx: Ctx, who: Operator, order: Order | None = None) -> Accepted:
     """For ERROR and INVALID: a new generation, with the same rules."""
     row = await ctx.db.read(ctx.store.file, frame_id)
     if row.status not in (Status.ERROR, Status.INVALID):
@@ -137,9 +127,7 @@ async def retry(
 @router.post("/frames/{frame_id}/release", summary="Let an invalid frame pass")
 async def release(frame_id: str, ctx: Ctx, who: Operator, order: Release) -> Accepted:
     """A new generation that waives the findings named; on record with the reason."""
-    return await _again(
-        ctx, frame_id, "release", {"waive": order.waive}, who, order.why
-    )
+    return await _again(ctx, frame_id, "release", {"waive": order.waive}, who, order.why)
 
 
 @router.post("/frames/{frame_id}/reprocess", summary="Make the products anew")
@@ -157,24 +145,20 @@ async def _pause(
 ) -> dict[str, Any]:
     if name not in ctx.instruments:
         raise Rejected(f"no instrument {name!r}", code="unknown_instrument")
-    why = (order or Order()).why
-    await ctx.db.write(ctx.store.pause, name, who.name, why, paused=paused)
+    deed = (who.name, (order or Order()).why)
+    await ctx.db.write(ctx.store.pause, name, deed, paused=paused)
     await ctx.refresh_paused()
     return {"instrument": name, "paused": paused}
 
 
 @router.post("/instruments/{name}/pause", summary="Hold an instrument's frames back")
-async def pause(
-    name: str, ctx: Ctx, who: Operator, order: Order | None = None
-) -> dict[str, Any]:
+async def pause(name: str, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
     """Frames are still accepted; they wait in the ledger."""
     return await _pause(ctx, name, who, order, paused=True)
 
 
 @router.post("/instruments/{name}/resume", summary="Let an instrument's frames go on")
-async def resume(
-    name: str, ctx: Ctx, who: Operator, order: Order | None = None
-) -> dict[str, Any]:
+async def resume(name: str, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
     """What was held back is worked off, newest first."""
     return await _pause(ctx, name, who, order, paused=False)
 

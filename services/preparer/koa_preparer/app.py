@@ -1,28 +1,20 @@
 """Wires the preparer together and starts it."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 
-from koa_shared import logs
-from koa_shared.client import Ingestor, open_http
+from koa_shared import service
+from koa_shared.client import Ingestor
 from koa_shared.config import PathMap
-from koa_shared.contracts import EventBatch
-from koa_shared.db import Database
 from koa_shared.disks import Disks
 from koa_shared.instruments import load_instruments
 from koa_shared.jobs.outbox import EventSender
-from koa_shared.jobs.queue import JobQueue
-from koa_shared.jobs.workshop import Workshop
 from koa_shared.objects import ObjectStore
-from koa_shared.retry import Circuits
-from koa_shared.web import build_app, serve
 
 from . import preview
 from .api import router
@@ -34,121 +26,63 @@ from .providers.gather import open_provider
 from .rules import check_rules
 from .store import Store, jobs, outbox
 from .worker import Worker
-
-__all__ = ["create_app", "main"]
-
-MIGRATIONS = Path(__file__).parent / "migrations"
+from .worker.reading import Reader
 
 
-class Context:
+class Preparer(service.Service):
     """What lives as long as the preparer's process."""
 
-    def __init__(self, config: Config, http: httpx.AsyncClient) -> None:
-        self.config = config
-        self.metrics = PreparerMetrics()
-        self.circuits = Circuits(self.metrics)
-        self.db = Database(config.database("preparer"), MIGRATIONS)
-        self.store = Store(JobQueue(jobs, config.instance))
+    name, migrations = "preparer", Path(__file__).parent / "migrations"
+    config: Config
+    metrics: PreparerMetrics
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, jobs, PreparerMetrics())
+        self.store = Store(self.queue)
         self.instruments = load_instruments(config.instruments_dir)
         check_rules(self.instruments)
-        ca_file = str(config.ca_file) if config.ca_file else None
-        self.objects = ObjectStore(config, ca_file)
-        self.ingestor = Ingestor("ingestor", config.ingestor_url, http)
-        self.provider = open_provider(
-            config.schedule, ca_file=config.ca_file,
-            **({"archiver": config.archiver} if config.archiver else {}),
-        )  # fmt: skip
-        columns = {
-            name: columns_of(name, config.keyword_tables_dir, instrument.columns)
-            for name, instrument in self.instruments.items()
-        }
+        self.objects = ObjectStore(config, config.ca_file)
+        self.provider = open_provider(config.schedule, config.archiver, config.ca_file)
+        ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
+        circuit = self.circuits["ingestor"]
+        self.sender = EventSender(self.db, outbox, ingestor.tell, circuit)
+        disks = Disks(self.circuits, PathMap(config.path_map))
         self.worker = Worker(
-            config, self.db, self.store,
-            Disks(self.circuits, PathMap(config.path_map)),
-            self.objects, self.ingestor, self.provider, self.instruments, columns,
-            self.metrics,
+            config, self.store,
+            Reader(config, self.db, self.store, disks, self.objects, self.instruments),
+            ingestor, self.provider, self.metrics,
+            columns={
+                name: columns_of(name, config.keyword_tables_dir, instrument.columns)
+                for name, instrument in self.instruments.items()
+            },
+            workshop=self.workshop, told=self.sender.wake,
         )  # fmt: skip
-        self.workshop = Workshop(
-            self.db, self.store.queue, self.circuits, self.metrics
-        )
-        self.worker.lanes(self.workshop)
-        self.sender = EventSender(self.db, outbox, self._send, self.circuits)
-        self.worker.told = self.sender.wake
-
-    def wake(self, *queues: str) -> None:
-        """Jobs were put into these queues."""
-        self.workshop.wake(*queues)
-        self.sender.wake()
 
     async def refresh_paused(self) -> None:
         """Read again which instruments are held back."""
         self.worker.held = await self.db.read(self.store.paused)
-        self.workshop.wake("prepare")
+        self.wake("prepare")
 
-    async def _send(self, events: list[Any]) -> None:
-        await self.ingestor.tell(EventBatch.model_validate({"events": events}))
+    async def start(self) -> None:
+        """Import what is slow to import, before the first frame has to wait for it."""
+        await asyncio.gather(asyncio.to_thread(tables.warm), asyncio.to_thread(preview.warm))
+        await self.refresh_paused()
 
-    def alive(self) -> bool:
-        """Tell whether the loops turn."""
-        return self.workshop.is_alive()
-
-    async def ready(self) -> None:
-        """Raise unless the ledger can be used."""
-        await self.db.read(self.store.paused)
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the loops beside the lanes."""
+        telescopes = {i.name: i.telescope for i in self.instruments.values()}
+        keep_ready = self.provider.keep_ready(telescopes)
+        return [self.sender.run(), keep_ready, self.objects.insist_on(self.config.staging_bucket)]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of peers, the object store, disks and providers."""
-        return {
-            "circuits": {
-                name: circuit.reason or "closed" for name, circuit in self.circuits.items()
-            },
-            "held": sorted(self.worker.held),
-            "providers_down": list(self.provider.down),
-        }
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run the loops until the service stops."""
-        # What is slow to import must not cost the first frame its time.
-        await asyncio.gather(
-            asyncio.to_thread(tables.warm), asyncio.to_thread(preview.warm)
-        )
-        await self.refresh_paused()
-        async with self.workshop:
-            tasks = [
-                asyncio.create_task(self.sender.run()),
-                asyncio.create_task(self.objects.insist_on(self.config.staging_bucket)),
-            ]
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+        more = {"held": sorted(self.worker.held), "providers_down": list(self.provider.down)}
+        return await super().details() | more
 
 
 def create_app(config: Config | None = None) -> FastAPI:
     """Build the preparer; tests pass a config, production reads the environment."""
-    config = config or Config()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_http(config.token(), config.ca_file) as http:
-            context = app.state.context = Context(config, http)
-            context.db.check_schema()
-            async with context.running():
-                yield
-            context.objects.close()
-            context.db.close()
-
-    return build_app("preparer", config, lifespan, router)
+    return service.create(config or Config(), Preparer, router)
 
 
-def main() -> None:
-    """Run `koa-preparer` (serve) or `koa-preparer migrate`."""
-    config = Config()
-    logs.configure_logging("preparer", config.log_format)
-    if sys.argv[1:] == ["migrate"]:
-        Database(config.database("preparer"), MIGRATIONS).migrate()
-        return
-    serve(create_app(config), config)
+main = partial(service.run, Preparer, Config, create_app)

@@ -2,8 +2,6 @@
 
 from koa_shared.errors import Conflict, NotFound
 
-__all__ = ["NotAnEnd", "RawGone", "UnknownFrame"]
-
 
 class UnknownFrame(NotFound):
     """No such frame was ever announced here."""

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Image", "PreviewSpec", "Stretch", "preview", "previews", "warm"]
-
 Stretch = Literal["asinh", "equalise", "sqrt"]
 Floats = NDArray[np.floating[Any]]
 
@@ -46,9 +44,7 @@ class PreviewSpec(BaseModel):
     skip: tuple[str, ...] = ()
 
 
-def previews(
-    koaid: str, spec: PreviewSpec, images: Sequence[Image]
-) -> list[tuple[str, bytes]]:
+def previews(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> list[tuple[str, bytes]]:
     """Return (name, JPEG) of each preview; `images` are the HDUs that hold pixels.
 
     What goes wrong is raised as it is: for the caller it is MAKE_JPG_ERROR.
@@ -58,9 +54,7 @@ def previews(
     return list(METHODS[spec.method](koaid, spec, images))
 
 
-def _first(
-    koaid: str, spec: PreviewSpec, images: Sequence[Image]
-) -> Iterator[tuple[str, bytes]]:
+def _first(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> Iterator[tuple[str, bytes]]:
     """Yield the primary image, or the first extension's when the primary has none."""
     for image in images:
         jpeg = preview(image.pixels, stretch=spec.stretch, bscale=image.bscale)
@@ -120,9 +114,7 @@ def _reduce(plane: NDArray[Any], max_side: int) -> Floats:
     rows, columns = (min(step, side) for side in plane.shape)
     plane = plane[: len(plane) // rows * rows, : plane.shape[1] // columns * columns]
     parts = [
-        plane[y::rows, x::columns].astype(kind)
-        for y in {0, rows // 2}
-        for x in {0, columns // 2}
+        plane[y::rows, x::columns].astype(kind) for y in {0, rows // 2} for x in {0, columns // 2}
     ]
     mean = sum(parts[1:], parts[0]) / len(parts)
     if (lost := np.isnan(mean)).any():  # one NaN must not blacken its neighbours

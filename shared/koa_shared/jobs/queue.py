@@ -28,42 +28,25 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session
 
-from ..db import JsonColumn
+from ..db import JsonColumn, insert_new, is_postgresql
 from ..errors import LeaseLost
-
-__all__ = ["Claim", "Job", "JobQueue", "NewJob", "job_table"]
 
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 
 
 def job_table(metadata: MetaData) -> Table:
     """Declare the table of jobs in a service's schema."""
-    return Table(
-        "job",
-        metadata,
-        Column("id", Integer, primary_key=True),
-        Column("queue", String(32), nullable=False),
-        Column("key", String(200), nullable=False),
-        Column("grp", String(32), nullable=False),
-        Column("state", String(8), nullable=False),
-        Column("priority", Integer, nullable=False),
-        Column("sort_at", Float, nullable=False),
-        Column("size", BigInteger, nullable=False),
-        Column("payload", JsonColumn, nullable=False),
-        Column("created_at", Float, nullable=False),
-        Column("not_before", Float, nullable=False),
-        Column("lease_until", Float, nullable=False),
-        Column("owner", String(64), nullable=False),
-        Column("token", Integer, nullable=False),
-        Column("attempts", Integer, nullable=False),
-        Column("error", Text, nullable=False),
-        Column("trace", String(64), nullable=False),
-        UniqueConstraint("queue", "key"),
-    )
+    kinds: dict[str, Any] = {
+        "queue": String(32), "key": String(200), "grp": String(32), "state": String(8),
+        "priority": Integer, "sort_at": Float, "size": BigInteger, "payload": JsonColumn,
+        "created_at": Float, "not_before": Float, "lease_until": Float, "owner": String(64),
+        "token": Integer, "attempts": Integer, "error": Text, "trace": String(64),
+    }  # fmt: skip
+    columns = [Column(name, kind, nullable=False) for name, kind in kinds.items()]
+    key = Column("id", Integer, primary_key=True)
+    return Table("job", metadata, key, *columns, UniqueConstraint("queue", "key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +77,6 @@ class Job:
     token: int
     attempts: int
     trace: str
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a worker may take now."""
-
-    queue: str
-    room: int | None = None
-    paused: frozenset[str] = frozenset()
-    groups: tuple[str, ...] = ()
 
 
 class JobQueue:
@@ -112,165 +84,111 @@ class JobQueue:
 
     def __init__(self, table: Table, instance: str = "") -> None:
         self.table = table
-        self.owner = f"{instance[:24]}/{uuid.uuid4()}".lstrip("/")
+        self.owner = f"{instance[:24]}/{uuid.uuid4()}"
         self._served: dict[tuple[str, str], float] = {}
 
     @staticmethod
     def _now(session: Session) -> Any:
-        if session.get_bind().dialect.name == "postgresql":
+        if is_postgresql(session):
             return func.extract("epoch", func.clock_timestamp())
         # The host's monotonic clock: a stepped wall clock delays no retry.
         return time.monotonic()
 
-    def recover(self, session: Session) -> int:
-        """At start on SQLite: take back what the dead process held; return how many."""
-        if session.get_bind().dialect.name == "postgresql":
-            return 0
-        t = self.table.c
-        held = session.execute(
-            update(self.table).where(t.state == "leased").values(state="ready")
-        )
-        # Delays were on a clock that may have started anew with the host.
-        session.execute(
-            update(self.table).values(not_before=0, created_at=self._now(session))
-        )
-        return int(held.rowcount)  # type: ignore[attr-defined]
+    def recover(self, session: Session) -> None:
+        """At start on SQLite: take back what the dead process held."""
+        if not is_postgresql(session):
+            t = self.table.c
+            state = case((t.state == "leased", "ready"), else_=t.state)
+            # Delays were on a clock that may have started anew with the host.
+            values = {"state": state, "not_before": 0, "created_at": self._now(session)}
+            session.execute(update(self.table).values(values))
 
     def put(self, session: Session, job: NewJob) -> bool:
         """Add a job; False if one with its key is there already."""
         now = self._now(session)
-        values = {
-            "queue": job.queue, "key": job.key, "grp": job.grp, "state": "ready",
-            "priority": job.priority, "sort_at": job.sort_at, "size": job.size,
-            "payload": job.payload, "created_at": now, "not_before": now + job.delay,
-            "lease_until": 0.0, "owner": "", "token": 0, "attempts": 0, "error": "",
-            "trace": job.trace,
-        }  # fmt: skip
-        is_pg = session.get_bind().dialect.name == "postgresql"
-        statement = (pg_insert if is_pg else sqlite_insert)(self.table).values(values)
-        result = session.execute(statement.on_conflict_do_nothing())
-        return bool(result.rowcount)  # type: ignore[attr-defined]
+        names = ("queue", "key", "grp", "payload", "priority", "sort_at", "size", "trace")
+        values: dict[str, Any] = {name: getattr(job, name) for name in names}
+        values |= {"state": "ready", "created_at": now, "not_before": now + job.delay}
+        values |= {"lease_until": 0.0, "owner": "", "token": 0, "attempts": 0, "error": ""}
+        return insert_new(session, self.table, values)
 
-    def claim(self, session: Session, want: Claim) -> Job | None:
+    def claim(
+        self, session: Session, queue: str, room: int | None = None,
+        paused: frozenset[str] = frozenset(),
+    ) -> Job | None:  # fmt: skip
         """Take the next job: by priority, fair between groups, newest first."""
-        t = self.table.c
-        now = self._now(session)
-        free = or_(t.state == "ready", and_(t.state == "leased", t.lease_until < now))
-        if session.get_bind().dialect.name != "postgresql":
-            free = t.state == "ready"
-        can = and_(free, t.not_before <= now)
-        if want.room is not None:
-            can = and_(can, t.size <= want.room)
-        group = self._next_group(session, want, can)
+        t, now = self.table.c, self._now(session)
+        free: Any = t.state == "ready"
+        if is_postgresql(session):
+            free = or_(free, and_(t.state == "leased", t.lease_until < now))
+        can = and_(free, t.not_before <= now, True if room is None else t.size <= room)
+        group = self._next_group(session, queue, paused, can)
         if group is None:
             return None
-        pick = (
-            select(t.id)
-            .where(t.queue == want.queue, t.grp == group, can)
-            .order_by(t.priority, t.sort_at.desc(), t.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
+        pick = select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
+        pick = pick.order_by(t.priority, t.sort_at.desc(), t.id)
+        mine = {"state": "leased", "owner": self.owner, "token": t.token + 1}
         row = session.execute(
             update(self.table)
-            .where(t.id == pick.scalar_subquery())
-            .values(
-                state="leased", owner=self.owner, token=t.token + 1,
-                lease_until=now + LEASE_SECONDS,
-            )
-            .returning(
-                t.id, t.queue, t.key, t.grp, t.size, t.payload, t.token, t.attempts,
-                t.trace, t.created_at,
-            )
-        ).first()  # fmt: skip
+            .where(t.id == pick.with_for_update(skip_locked=True).scalar_subquery())
+            .values(mine | {"lease_until": now + LEASE_SECONDS})
+            .returning(*(t[name] for name in Job.__slots__))
+        ).first()
         if row is None:
             return None
-        self._served[want.queue, group] = time.monotonic()
+        self._served[queue, group] = time.monotonic()
         return Job(*row)
 
-    def _next_group(self, session: Session, want: Claim, can: Any) -> str | None:
+    def _next_group(
+        self, session: Session, queue: str, paused: frozenset[str], can: Any
+    ) -> str | None:
         t = self.table.c
+        first, running = func.min(case((can, t.priority))), func.sum(
+            case((t.state == "leased", 1), else_=0)
+        )  # fmt: skip
         rows = session.execute(
-            select(
-                t.grp,
-                func.min(case((can, t.priority))),
-                func.sum(case((t.state == "leased", 1), else_=0)),
-            )
-            .where(t.queue == want.queue)
-            .group_by(t.grp)
-        ).all()
-        open_ = [
-            (priority, leased, self._served.get((want.queue, grp), 0.0), grp)
+            select(t.grp, first, running).where(t.queue == queue).group_by(t.grp)
+        )
+        waiting = [
+            (priority, leased, self._served.get((queue, grp), 0.0), grp)
             for grp, priority, leased in rows
-            if priority is not None and grp not in want.paused
-            and (not want.groups or grp in want.groups)
-        ]  # fmt: skip
-        return min(open_)[3] if open_ else None
+            if priority is not None and grp not in paused
+        ]
+        return min(waiting)[3] if waiting else None
 
-    def _mine(self, job: Job) -> Any:
+    def _settle(self, session: Session, job: Job, statement: Any) -> None:
+        """Run a statement on a job that is still ours; raises LeaseLost if it is not."""
         t = self.table.c
-        return and_(t.id == job.id, t.token == job.token, t.state == "leased")
-
-    def _fenced(self, result: Any) -> None:
-        if not result.rowcount:
+        mine = statement.where(t.id == job.id, t.token == job.token, t.state == "leased")
+        if not session.execute(mine).rowcount:  # type: ignore[attr-defined]
             raise LeaseLost
 
     def renew(self, session: Session, job: Job) -> None:
-        """Keep the lease; raises LeaseLost when another worker holds the job."""
+        """Keep the lease."""
         until = self._now(session) + LEASE_SECONDS
-        self._fenced(
-            session.execute(
-                update(self.table).where(self._mine(job)).values(lease_until=until)
-            )
-        )
+        self._settle(session, job, update(self.table).values(lease_until=until))
 
     def finish(self, session: Session, job: Job) -> None:
-        """The work is done, in this transaction; raises LeaseLost if it is not ours."""
-        self._fenced(session.execute(delete(self.table).where(self._mine(job))))
+        """The work is done, in this transaction."""
+        self._settle(session, job, delete(self.table))
 
     def again(
-        self, session: Session, job: Job, delay: float, error: str, *, counts: bool
+        self, session: Session, job: Job, delay: float | None, error: str, *, counts: bool
     ) -> None:
-        """Put the job back for later; `counts` if this attempt counts to parking."""
-        t = self.table.c
-        values: dict[Any, Any] = {
-            "state": "ready", "owner": "", "error": error[:2000],
-            "not_before": self._now(session) + delay,
-            "attempts": t.attempts + int(counts),
+        """Put the job back for later, or (None) park it; `counts` towards parking."""
+        values = {
+            "state": "parked" if delay is None else "ready", "owner": "",
+            "not_before": self._now(session) + (delay or 0), "error": error[:2000],
+            "attempts": self.table.c.attempts + int(counts),
         }  # fmt: skip
-        self._fenced(
-            session.execute(update(self.table).where(self._mine(job)).values(values))
-        )
-
-    def park(self, session: Session, job: Job, error: str) -> None:
-        """Set the job aside for an operator."""
-        self._fenced(
-            session.execute(
-                update(self.table)
-                .where(self._mine(job))
-                .values(state="parked", owner="", error=error[:2000])
-            )
-        )
+        self._settle(session, job, update(self.table).values(values))
 
     def unpark(self, session: Session, queue: str, key: str) -> bool:
         """An operator says: try again, from the first attempt."""
         t = self.table.c
-        result = session.execute(
-            update(self.table)
-            .where(t.queue == queue, t.key == key)
-            .where(t.state != "leased")
-            .values(state="ready", attempts=0, not_before=0)
-        )
+        mine = update(self.table).where(t.queue == queue, t.key == key, t.state != "leased")
+        result = session.execute(mine.values(state="ready", attempts=0, not_before=0))
         return bool(result.rowcount)  # type: ignore[attr-defined]
-
-    def hurry(self, session: Session, queue: str) -> None:
-        """Let jobs that wait for a dependency go now."""
-        t = self.table.c
-        session.execute(
-            update(self.table)
-            .where(t.queue == queue, t.state == "ready")
-            .values(not_before=0)
-        )
 
     def drop(self, session: Session, queue: str, key: str) -> None:
         """Forget a job, whoever holds it (its lease is lost)."""
@@ -280,23 +198,15 @@ class JobQueue:
     def next_in(self, session: Session, queue: str) -> float | None:
         """Return the seconds until a waiting job is due, None if none waits."""
         t = self.table.c
-        due = session.execute(
-            select(func.min(t.not_before)).where(t.queue == queue, t.state == "ready")
-        ).scalar_one()
-        if due is None:
-            return None
-        now = session.execute(select(self._now(session))).scalar_one()
-        return max(0.0, float(due) - float(now))
+        due = func.min(t.not_before) - self._now(session)
+        found = session.scalar(select(due).where(t.queue == queue, t.state == "ready"))
+        return None if found is None else max(0.0, float(found))
 
     def depths(self, session: Session) -> list[tuple[str, str, int, float]]:
         """Return (queue, state, how many, age in seconds of the oldest)."""
         t = self.table.c
+        age = self._now(session) - func.min(t.created_at)
         rows = session.execute(
-            select(
-                t.queue,
-                t.state,
-                func.count(),
-                self._now(session) - func.min(t.created_at),
-            ).group_by(t.queue, t.state)
-        ).all()
-        return [(q, s, int(n), max(0.0, float(age))) for q, s, n, age in rows]
+            select(t.queue, t.state, func.count(), age).group_by(t.queue, t.state)
+        )
+        return [(q, s, int(n), max(0.0, float(seconds))) for q, s, n, seconds in rows]

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Self
 
 import structlog
 from sqlmodel import Session
@@ -15,9 +14,7 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
-from .queue import LEASE_SECONDS, Claim, Job, JobQueue
-
-__all__ = ["Failure", "Lane", "Workshop"]
+from .queue import LEASE_SECONDS, Job, JobQueue
 
 logger = structlog.get_logger("koa_shared")
 
@@ -34,9 +31,13 @@ class Failure:
     delay: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Lane:
-    """One queue, who works on it, and what that work needs."""
+    """One queue, who works on it, and what that work needs.
+
+    `failed` notes a failed attempt in its transaction, `settled` runs after it;
+    `budget` are bytes in flight; `paused` names the groups that are held back.
+    """
 
     queue: str
     handle: Callable[[Job], Awaitable[None]]
@@ -46,18 +47,12 @@ class Lane:
     budget: int | None = None
     paused: Callable[[], frozenset[str]] = frozenset
     settled: Callable[[], None] = lambda: None
-
-
-@dataclass(slots=True)
-class _State:
     running: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     beat: float = field(default_factory=time.monotonic)
 
-    def bytes(self) -> int:
-        return sum(job.size for job in self.running.values())
-
     def done(self, task: asyncio.Task[None]) -> None:
+        """A job's work has ended."""
         del self.running[task]
         self.woken.set()
 
@@ -65,94 +60,83 @@ class _State:
 class Workshop:
     """All lanes of one service process."""
 
-    def __init__(
-        self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics
-    ) -> None:
+    def __init__(self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics) -> None:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
-        self._lanes: dict[str, tuple[Lane, _State]] = {}
-        self._loops: list[asyncio.Task[None]] = []
+        self._lanes: dict[str, Lane] = {}
         self._insisting: set[asyncio.Task[None]] = set()
-        self._stopping = False
         # Other replicas put jobs into the same PostgreSQL; SQLite is ours alone.
         self._idle = 30.0 if db.is_sqlite else 1.0
 
-    def add(self, lane: Lane) -> None:
-        """Open a lane; before the workshop starts."""
-        self._lanes[lane.queue] = (lane, _State())
+    def add(self, *lanes: Lane) -> None:
+        """Open lanes; before the workshop starts."""
+        self._lanes |= {lane.queue: lane for lane in lanes}
 
     def wake(self, *queues: str) -> None:
         """Jobs were put into these queues."""
         for queue in queues:
-            self._lanes[queue][1].woken.set()
+            self._lanes[queue].woken.set()
 
     def is_alive(self) -> bool:
         """Tell whether every loop turned within the last two minutes."""
-        limit = time.monotonic() - 120
-        return all(state.beat > limit for _, state in self._lanes.values())
+        return all(lane.beat > time.monotonic() - 120 for lane in self._lanes.values())
 
-    async def __aenter__(self) -> Self:
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Work until the block ends; what runs then has 8 s, else its job is given back."""
         await self.db.write(self.queue.recover)
-        for lane, state in self._lanes.values():
-            self._loops.append(asyncio.create_task(self._loop(lane, state)))
-        self._loops.append(asyncio.create_task(self._measure()))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stopping = True
-        for loop in self._loops:
-            loop.cancel()
-        tasks = [task for _, state in self._lanes.values() for task in state.running]
-        if tasks:
-            late = (await asyncio.wait(tasks, timeout=STOP_SECONDS))[1]
+        loops = [asyncio.create_task(self._loop(lane)) for lane in self._lanes.values()]
+        loops.append(asyncio.create_task(self._measure()))
+        try:
+            yield
+        finally:
+            for loop in loops:
+                loop.cancel()
+            tasks = [task for lane in self._lanes.values() for task in lane.running]
+            late = (await asyncio.wait(tasks, timeout=STOP_SECONDS))[1] if tasks else set()
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _loop(self, lane: Lane, state: _State) -> None:
+    async def _loop(self, lane: Lane) -> None:
         while True:
-            state.beat = time.monotonic()
-            state.woken.clear()
+            lane.beat = time.monotonic()
+            lane.woken.clear()
             try:
-                wait = await self._turn(lane, state)
+                wait = await self._turn(lane)
             except DependencyDown as error:
-                wait = self._down(error)
+                wait = self.circuits[error.dependency].failed(str(error))
             except Exception:
                 logger.exception("A loop failed", queue=lane.queue)
                 wait = 1.0
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(state.woken.wait(), wait)
+                    async with asyncio.timeout(wait):
+                        await lane.woken.wait()
 
-    def _down(self, error: DependencyDown) -> float:
-        circuit = self.circuits[error.dependency]
-        circuit.failed(str(error))
-        return max(0.05, circuit.wait())
-
-    async def _turn(self, lane: Lane, state: _State) -> float:
+    async def _turn(self, lane: Lane) -> float:
         """Claim one job if there is room; return how long to wait before the next."""
         # While a dependency is down one job at a time is the probe.
-        slots = 1 if self.circuits.is_open(lane.needs) else lane.slots
-        if len(state.running) >= slots:
+        slots = 1 if self.circuits.open(lane.needs) else lane.slots
+        if len(lane.running) >= slots:
             return self._idle
         if (wait := self.circuits.wait(lane.needs)) > 0:
             return wait
         room = None
-        if lane.budget is not None and state.running:
-            room = lane.budget - state.bytes()
-        job = await self.db.write(
-            self.queue.claim, Claim(lane.queue, room, lane.paused())
-        )
+        if lane.budget is not None and lane.running:
+            room = lane.budget - sum(job.size for job in lane.running.values())
+        job = await self.db.write(self.queue.claim, lane.queue, room, lane.paused())
         self.circuits["database"].succeeded()
         if job is not None:
             task = asyncio.create_task(self._work(lane, job))
-            state.running[task] = job
-            task.add_done_callback(state.done)
+            lane.running[task] = job
+            task.add_done_callback(lane.done)
             return 0.0
         due = await self.db.read(self.queue.next_in, lane.queue)
         return self._idle if not due else min(self._idle, max(due, 0.002))
 
     async def _work(self, lane: Lane, job: Job) -> None:
-        logs.bind(self.metrics.service, job.trace or None, key=job.key)
+        service = self.metrics.service
+        logs.bind(service, job.trace, key=job.key)
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
         try:
@@ -165,9 +149,7 @@ class Workshop:
                 raise
         finally:
             keeper.cancel()
-            self.metrics.attempts.labels(
-                self.metrics.service, lane.queue, outcome
-            ).inc()
+            self.metrics.attempts.labels(service, lane.queue, outcome).inc()
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
         """Put a job back whose attempt did not end well; return how it ended."""
@@ -179,7 +161,8 @@ class Workshop:
                     await self._again(job, error.delay, str(error))
                     return "not_yet"
                 case DependencyDown():
-                    await self._again(job, self._down(error), str(error))
+                    delay = self.circuits[error.dependency].failed(str(error))
+                    await self._again(job, delay, str(error))
                     return "dependency"
                 case Exception():
                     return await self._failed(lane, job, error)
@@ -188,8 +171,7 @@ class Workshop:
                     return "stopped"
         except LeaseLost:
             return "lease_lost"
-        except DependencyDown as down:
-            self._down(down)
+        except DependencyDown:
             # The row stays leased; on PostgreSQL the lease runs out, on SQLite:
             insisting = asyncio.create_task(self._insist(job))
             self._insisting.add(insisting)  # the loop alone would not keep it
@@ -211,22 +193,16 @@ class Workshop:
 
     async def _failed(self, lane: Lane, job: Job, error: Exception) -> str:
         attempt = job.attempts + 1
-        parked = attempt >= MAX_ATTEMPTS
-        delay = None if parked else backoff(attempt)
-        logger.error(
-            "An attempt failed", attempt=attempt, next_in=delay, exc_info=error
-        )
+        delay = None if attempt >= MAX_ATTEMPTS else backoff(attempt)
+        logger.error("An attempt failed", attempt=attempt, next_in=delay, exc_info=error)
 
         def settle(session: Session) -> None:
-            if delay is None:
-                self.queue.park(session, job, repr(error))
-            else:
-                self.queue.again(session, job, delay, repr(error), counts=True)
+            self.queue.again(session, job, delay, repr(error), counts=True)
             lane.failed(session, job, Failure(error, attempt, delay))
 
         await self.db.write(settle)
         lane.settled()
-        return "parked" if parked else "failed"
+        return "parked" if delay is None else "failed"
 
     async def _keep(self, job: Job) -> None:
         while True:
@@ -235,21 +211,17 @@ class Workshop:
                 await self.db.write(self.queue.renew, job)
 
     async def _measure(self) -> None:
-        service = self.metrics.service
+        metrics, service = self.metrics, self.metrics.service
         while True:
             with contextlib.suppress(DependencyDown):
                 rows = await self.db.read(self.queue.depths)
-                counts = {q: [0, 0.0, 0] for q in self._lanes}
-                for queue, state, count, age in rows:
-                    if queue in counts and state == "parked":
-                        counts[queue][2] = count
-                    elif queue in counts:
-                        counts[queue][0] += count
-                        counts[queue][1] = max(counts[queue][1], age)
-                for queue, (depth, age, _) in counts.items():
-                    self.metrics.depth.labels(service, queue).set(depth)
-                    self.metrics.oldest.labels(service, queue).set(age)
-                self.metrics.parked.labels(service).set(
-                    sum(parked for _, _, parked in counts.values())
-                )
+                for queue in self._lanes:
+                    open_ = [
+                        (n, age) for q, state, n, age in rows if q == queue and state != "parked"
+                    ]
+                    metrics.depth.labels(service, queue).set(sum(n for n, _ in open_))
+                    oldest = max((age for _, age in open_), default=0.0)
+                    metrics.oldest.labels(service, queue).set(oldest)
+                parked = sum(n for _, state, n, _ in rows if state == "parked")
+                metrics.parked.labels(service).set(parked)
             await asyncio.sleep(5)

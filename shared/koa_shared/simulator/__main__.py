@@ -19,13 +19,9 @@ __all__ = ["main", "parse_size"]
 SMALL = 400_000  # bytes
 UNITS = {"": 1, "k": 10**3, "M": 10**6}
 
-app = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None
-)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 Var = Annotated[Path, typer.Option(envvar="KOA_SIM_VAR", help="the simulator's state")]
-Size = Annotated[
-    str, typer.Option(envvar="KOA_SIM_SIZE", help="real, small, or bytes: 140M")
-]
+Size = Annotated[str, typer.Option(envvar="KOA_SIM_SIZE", help="real, small, or bytes: 140M")]
 
 
 def parse_size(text: str) -> int | None:
@@ -48,9 +44,7 @@ def run(  # noqa: PLR0913 (a command's options)
     instruments: Annotated[
         str, typer.Option(envvar="KOA_SIM_INSTRUMENTS", help="a comma list; all")
     ] = "",
-    instruments_dir: Annotated[
-        Path | None, typer.Option(envvar="KOA_INSTRUMENTS_DIR")
-    ] = None,
+    instruments_dir: Annotated[Path | None, typer.Option(envvar="KOA_INSTRUMENTS_DIR")] = None,
     cadence: Annotated[
         float,
         typer.Option(envvar="KOA_SIM_CADENCE", min=0, help="seconds; 0: on demand"),
@@ -98,12 +92,8 @@ def shoot_command(  # noqa: PLR0913 (a command's options)
     card: Annotated[
         list[str] | None, typer.Option("--set", help="KEYWORD=VALUE of the header")
     ] = None,
-    late: Annotated[
-        float, typer.Option(min=0, help="broadcast, and write seconds later")
-    ] = 0,
-    grow: Annotated[
-        float, typer.Option(min=0, help="broadcast, and write for seconds")
-    ] = 0,
+    late: Annotated[float, typer.Option(min=0, help="broadcast, and write seconds later")] = 0,
+    grow: Annotated[float, typer.Option(min=0, help="broadcast, and write for seconds")] = 0,
     silent: Annotated[bool, typer.Option("--silent", help="no broadcast")] = False,
     repeat: Annotated[int, typer.Option(min=0, help="more broadcasts")] = 0,
     fault: Annotated[str | None, typer.Option(help=", ".join(FAULTS))] = None,
@@ -122,9 +112,7 @@ def shoot_command(  # noqa: PLR0913 (a command's options)
         "silent": silent,
         "repeat": repeat,
     }
-    request = Shoot(
-        instrument=instrument, source=source, n=n, interval=interval, order=order
-    )
+    request = Shoot(instrument=instrument, source=source, n=n, interval=interval, order=order)
     try:
         asyncio.run(_print(var / "control.json", request, as_json=as_json))
     except (NotRunning, Refused) as error:

@@ -28,9 +28,7 @@ def padding(size: int, fill: bytes = b"\0") -> bytes:
     return fill * (-size % BLOCK)
 
 
-def checksummed(
-    cards: Mapping[str, Card], data: np.ndarray[Any, np.dtype[Any]]
-) -> bytes:
+def checksummed(cards: Mapping[str, Card], data: np.ndarray[Any, np.dtype[Any]]) -> bytes:
     """Return the header with valid CHECKSUM and DATASUM cards for its data unit."""
     datasum = _sum(data.data.cast("B"))
     full = {

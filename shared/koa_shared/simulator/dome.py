@@ -122,9 +122,7 @@ class Dome:
         """Return the source meant; raises ValueError with what there is."""
         template = templates().get(instrument)
         if template is None:
-            raise ValueError(
-                f"{instrument} can't be simulated: {', '.join(templates())}"
-            )
+            raise ValueError(f"{instrument} can't be simulated: {', '.join(templates())}")
         name = source or template.default
         if name not in template.camera or name not in self._sources:
             raise ValueError(f"{instrument} has: {', '.join(template.camera)}")
@@ -196,9 +194,7 @@ class Dome:
             request = replace(request, frameno=next(self._numbers[order.source]))
         return build(instrument, request)
 
-    async def _write(
-        self, order: Order, exposure: Exposure, tell: Callable[[], None]
-    ) -> None:
+    async def _write(self, order: Order, exposure: Exposure, tell: Callable[[], None]) -> None:
         """Write the file and tell about it, in the order that is asked for."""
         path = self.local(exposure.path)
         path.parent.mkdir(parents=True, exist_ok=True)

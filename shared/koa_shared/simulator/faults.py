@@ -42,13 +42,9 @@ def _flipped(data: bytes, fill: int) -> bytes:
 FAULTS = {
     "zero": Fault("an empty file", lambda data, fill: b""),
     "text": Fault("no FITS at all", lambda data, fill: b"out of disk space\n" * 20),
-    "truncated": Fault(
-        "cut in the pixels", lambda data, fill: data[: len(data) * 2 // 3]
-    ),
+    "truncated": Fault("cut in the pixels", lambda data, fill: data[: len(data) * 2 // 3]),
     "header": Fault("cut in the header", lambda data, fill: data[:2000]),
-    "unpadded": Fault(
-        "last block not filled", lambda data, fill: data[: len(data) - fill]
-    ),
+    "unpadded": Fault("last block not filled", lambda data, fill: data[: len(data) - fill]),
     "trailing": Fault("bytes behind the end", lambda data, fill: data + b"junk" * 700),
     "junkfill": Fault("no blanks behind END", _junk_fill),
     "gzip": Fault("compressed", lambda data, fill: gzip.compress(data, 1, mtime=0)),
@@ -59,8 +55,6 @@ FAULTS = {
     ),
     "name": Fault(
         "the header names another file",
-        cards=dict.fromkeys(
-            ("OFNAME", "DATAFILE", "FILENAME", "OUTFILE"), "other_0001.fits"
-        ),
+        cards=dict.fromkeys(("OFNAME", "DATAFILE", "FILENAME", "OUTFILE"), "other_0001.fits"),
     ),
 }

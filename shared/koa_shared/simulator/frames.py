@@ -163,9 +163,7 @@ class Exposure:
 def templates() -> dict[str, Template]:
     """Return the instruments that can be simulated, by name."""
     files = sorted((Path(__file__).parent / "templates").glob("*.toml"))
-    return {
-        f.stem: Template.model_validate(tomllib.loads(f.read_text())) for f in files
-    }
+    return {f.stem: Template.model_validate(tomllib.loads(f.read_text())) for f in files}
 
 
 def build(instrument: str, request: Request) -> Exposure:
@@ -173,9 +171,7 @@ def build(instrument: str, request: Request) -> Exposure:
     template = templates()[instrument]
     camera = template.camera[request.source]
     kind = template.kinds(request.source)[request.kind]
-    rng = np.random.default_rng(
-        [request.seed, crc32(request.source.encode()), request.frameno]
-    )
+    rng = np.random.default_rng([request.seed, crc32(request.source.encode()), request.frameno])
     facts = _facts(template, request, rng, kind.position)
     cards = _cards(template, request, facts, rng)
     units = _units(camera, kind, cards, request.size, rng)
@@ -268,9 +264,7 @@ def _cards(
     return cards
 
 
-def _filled(
-    value: Value, facts: Mapping[str, Value], rng: np.random.Generator
-) -> Value:
+def _filled(value: Value, facts: Mapping[str, Value], rng: np.random.Generator) -> Value:
     if not isinstance(value, str):
         return value
     if value.startswith("~"):
@@ -300,9 +294,7 @@ def _units(
         shape = (*(max(MIN_SIDE, int(a * scale)) for a in axes[:2]), *axes[2:])
         scene = "none" if number else kind.scene
         image = pixels(shape[::-1], camera.bitpix, kind.level, scene, rng)
-        own: dict[str, tuple[Value, str]] = (
-            {"EXTNAME": ("READS", "")} if number else dict(cards)
-        )
+        own: dict[str, tuple[Value, str]] = {"EXTNAME": ("READS", "")} if number else dict(cards)
         more = bool(camera.table or camera.extension)
         full = _structure(shape, camera.bitpix, extend=None if number else more) | own
         head = checksummed(full, image) if camera.checksum and not number else None

@@ -27,9 +27,7 @@ def _tile(bitpix: int, level: float) -> Image:
     return np.tile(stored.astype(TYPES[bitpix]), 2)
 
 
-def pixels(
-    shape: tuple[int, ...], bitpix: int, level: float, scene: str, rng: Random
-) -> Image:
+def pixels(shape: tuple[int, ...], bitpix: int, level: float, scene: str, rng: Random) -> Image:
     """Return an image of `shape` (slowest axis first), big-endian as FITS stores it."""
     tile = _tile(bitpix, level)
     flat = np.empty(int(np.prod(shape)), TYPES[bitpix])

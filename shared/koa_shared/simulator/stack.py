@@ -118,9 +118,12 @@ class Stack:
             self._make_tokens()
         if self.db:
             self._make_databases()
-        for service in SERVICES:
-            command = [str(BIN / f"koa-{service}"), "migrate"]
-            subprocess.run(command, env=self.environment(service), check=True)
+        runs = [
+            subprocess.Popen([BIN / f"koa-{s}", "migrate"], env=self.environment(s))
+            for s in SERVICES
+        ]
+        if any([run.wait() for run in runs]):  # a list: wait for all of them
+            raise RuntimeError("a database could not be migrated")
 
     def _make_keys(self) -> None:
         path = self.var / "s3.json"
@@ -146,9 +149,7 @@ class Stack:
                 file.touch(0o600)
                 file.write_text(secrets.token_urlsafe(32))
             digest = hashlib.sha256(file.read_text().strip().encode()).hexdigest()
-            rows.append(
-                f'[[token]]\nname = "{role}"\nrole = "{role}"\nsha256 = "{digest}"\n'
-            )
+            rows.append(f'[[token]]\nname = "{role}"\nrole = "{role}"\nsha256 = "{digest}"\n')
         (folder / "tokens.toml").write_text("\n".join(rows))
 
     def _make_databases(self) -> None:
@@ -298,9 +299,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt), stack.running():
         for service in SERVICES:
-            print(
-                f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)"
-            )
+            print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
         print(f"{'s3':<9} {stack.url('s3')}")
         print(f"{'logs':<9} {stack.var}/log/")
         if not stack.dev:

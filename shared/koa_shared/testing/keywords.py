@@ -39,9 +39,7 @@ class KeywordServer:
         """Have every change told to `listener`, on the server's thread."""
         self._listeners.append(listener)
 
-    def put(
-        self, service: str, keyword: str, value: str, at: datetime | None = None
-    ) -> datetime:
+    def put(self, service: str, keyword: str, value: str, at: datetime | None = None) -> datetime:
         """Set a keyword; return its time stamp."""
         at = at or datetime.now(UTC)
         name = (service, keyword.upper())
@@ -98,9 +96,7 @@ class KtlKeyword:
         if function not in self.callbacks:
             self.callbacks.append(function)
 
-    def monitor(
-        self, *, start: bool = True, prime: bool = True, wait: bool = True
-    ) -> None:
+    def monitor(self, *, start: bool = True, prime: bool = True, wait: bool = True) -> None:
         """Subscribe; `prime` reads the value, in the background unless `wait`."""
         self.monitored = start
         if prime and wait:
@@ -181,9 +177,7 @@ class MktlItem:
     def register(self, method: Any, *, prime: bool = False) -> None:
         """Register a callback; the first one subscribes, and fetches the value."""
         bound = hasattr(method, "__self__")
-        self.callbacks.append(
-            weakref.WeakMethod(method) if bound else weakref.ref(method)
-        )
+        self.callbacks.append(weakref.WeakMethod(method) if bound else weakref.ref(method))
         first, self.subscribed = not self.subscribed, True
         if first or prime:
             with suppress(TimeoutError):  # as the real one: the daemon may come later

@@ -90,9 +90,7 @@ class Observatory:
         **order: Any,
     ) -> list[Entry]:
         """Take exposures; `order` is what `Order` has: kind, size, late, fault, ..."""
-        request = Shoot(
-            instrument=instrument, source=source, n=n, interval=interval, order=order
-        )
+        request = Shoot(instrument=instrument, source=source, n=n, interval=interval, order=order)
         return [entry async for entry in shoot(self.control, request)]
 
     async def stop(self) -> int:

@@ -48,7 +48,6 @@ def open_sources(control: str, sources: Sequence[Source]) -> list[KeywordSource]
         return list(open_replay(Path(path), speed or "1", sources))
     if control not in ADAPTERS:
         raise SourceUnavailable(
-            f"{control!r} is no control system; configure epics, ktl, mktl or "
-            "replay:PATH[@SPEED]"
+            f"{control!r} is no control system; configure epics, ktl, mktl or replay:PATH[@SPEED]"
         )
     return [ADAPTERS[control](source) for source in sources]

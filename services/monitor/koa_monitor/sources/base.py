@@ -193,9 +193,7 @@ class QueuedSource(ABC):
         self._beat_at = time.monotonic()
         self._beat.set()
 
-    def heard(
-        self, value: str, stamp: datetime, read: Mapping[str, str] | None = None
-    ) -> None:
+    def heard(self, value: str, stamp: datetime, read: Mapping[str, str] | None = None) -> None:
         """Take one update in; the same value and stamp again are the same update."""
         self.connect()
         repeat = (value, stamp) == (self._health.last_value, self._health.last_time)
@@ -203,9 +201,7 @@ class QueuedSource(ABC):
             return
         self._health = replace(self._health, last_value=value, last_time=stamp)
         self._heard.put_nowait(
-            Broadcast(
-                self.name, self.source.keyword, value, stamp, read or {}, self._initial
-            )
+            Broadcast(self.name, self.source.keyword, value, stamp, read or {}, self._initial)
         )
         self._initial = False
 
@@ -231,7 +227,9 @@ class QueuedSource(ABC):
         while True:
             self._beat.clear()
             try:
-                await asyncio.wait_for(self._beat.wait(), self._beat_limit)
+                # Not wait_for, which loses a cancellation in Python 3.11.
+                async with asyncio.timeout(self._beat_limit):
+                    await self._beat.wait()
             except TimeoutError:
                 logger.warning("Heartbeat is lost", source=self.name)
                 self._broken.set()

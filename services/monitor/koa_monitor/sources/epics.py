@@ -10,7 +10,7 @@ from typing import Any
 
 import aioca
 
-from .base import READ_SECONDS, QueuedSource, from_epoch
+from .base import QueuedSource, from_epoch
 
 PREFIX = "koa"
 # How soon a subscription that aioca has given up is noticed.
@@ -69,10 +69,10 @@ class EpicsSource(QueuedSource):
         self.beat()
 
     async def read(self, keywords: tuple[str, ...]) -> dict[str, str]:
-        """Read keywords of the same service at once."""
+        """Read keywords of the same service at once; no end without a server."""
         values = await aioca.caget(
             [pv_name(self.source.service, keyword) for keyword in keywords],
             datatype=aioca.DBR_CHAR_BYTES,
-            timeout=READ_SECONDS,
+            timeout=None,  # our caller's
         )
         return dict(zip(keywords, map(_text, values), strict=True))

@@ -35,9 +35,7 @@ class Recorded(BaseModel):
 class ReplaySource(QueuedSource):
     """The recorded broadcasts of one source, with their delays from the start."""
 
-    def __init__(
-        self, source: Source, recorded: Sequence[tuple[timedelta, Recorded]]
-    ) -> None:
+    def __init__(self, source: Source, recorded: Sequence[tuple[timedelta, Recorded]]) -> None:
         super().__init__(source)
         self._recorded = recorded
 
@@ -57,9 +55,7 @@ class ReplaySource(QueuedSource):
         raise LookupError("the recording holds no 'read' for it")
 
 
-def open_replay(
-    path: Path, speed: str, sources: Sequence[Source]
-) -> list[ReplaySource]:
+def open_replay(path: Path, speed: str, sources: Sequence[Source]) -> list[ReplaySource]:
     """Return a source for each of `sources` that speaks its part of a recording.
 
     Raises SourceUnavailable, with the line, when the recording can't be used.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from koa_shared import fits
-from koa_shared.contracts import FilePrepared, Finding, Product, Severity, utcnow
+from koa_shared.contracts import FilePrepared, Finding, Product, Severity
 from koa_shared.errors import FrameFault
 from koa_shared.fits import Structure, Value
 from koa_shared.ids import safe_name
@@ -17,20 +17,9 @@ from ..rules import Frame, Outcome
 from .metadata import Column, metadata_table
 from .tables import extension_table, md5_table
 
-__all__ = [
-    "Content",
-    "Digests",
-    "acquired_time",
-    "archived_header",
-    "checksum_findings",
-    "digests",
-    "manifest",
-    "odd_structure",
-    "small_products",
-    "storable",
-]
-
 END = b"END".ljust(8)
+# Cards that can't be written by their value alone, and that no rule reads.
+UNTOLD = {"SIMPLE", "BITPIX", "EXTEND", "COMMENT", "HISTORY", "CONTINUE", "NAXIS"}
 SKEW = timedelta(seconds=60)  # how far a file may precede its broadcast (design 4)
 
 
@@ -68,36 +57,31 @@ def warning(code: str, step: str, message: str) -> Finding:
 
 def acquired_time(
     mtime_ns: int, detected: datetime, broadcast: datetime | None
-) -> tuple[datetime, Finding | None]:
+) -> tuple[datetime, list[Finding]]:
     """Return when the raw file was last written (design 4).
 
     The file's own time, unless it lies after its detection or over 60 s before the
     broadcast's stamp: then the stamp is used (or the detection), with CLOCK_SKEW.
     """
     mtime = datetime.fromtimestamp(mtime_ns / 1e9, UTC)
-    instead = min(broadcast or detected, detected)
     if mtime > detected:
-        why = f"the file's time {mtime:%H:%M:%S.%f} lies after its detection"
+        why = f"the file's time {mtime} lies after its detection"
     elif broadcast is not None and mtime < broadcast - SKEW:
         why = f"the file's time {mtime} lies over 60 s before its broadcast"
     else:
-        return mtime, None
-    return instead, warning("CLOCK_SKEW", "read", why)
+        return mtime, []
+    return min(broadcast or detected, detected), [warning("CLOCK_SKEW", "read", why)]
 
 
 def odd_structure(structure: Structure) -> list[Finding]:
     """Return what is odd about a complete file; it is kept byte for byte."""
-    found = []
-    if structure.header_junk:
-        text = "the fill behind END is not blanks"
-        found.append(warning("HEADER_JUNK", "structure", text))
-    if structure.padding_missing:
-        text = "the last data unit is not filled up to a block"
-        found.append(warning("PADDING_MISSING", "structure", text))
-    if structure.trailing:
-        text = f"{structure.trailing} bytes stand behind the last HDU"
-        found.append(warning("TRAILING_BYTES", "structure", text))
-    return found
+    behind = f"{structure.trailing} bytes stand behind the last HDU"
+    odd = (
+        (structure.header_junk, "HEADER_JUNK", "the fill behind END is not blanks"),
+        (structure.padding_missing, "PADDING_MISSING", "the last block is not filled up"),
+        (structure.trailing, "TRAILING_BYTES", behind),
+    )
+    return [warning(code, "structure", text) for there, code, text in odd if there]
 
 
 def checksum_findings(data: memoryview, structure: Structure) -> list[Finding]:
@@ -137,80 +121,60 @@ def archived_header(
     return fits.with_checksum(header, total)
 
 
-def preview_products(
-    frame: Frame, koaid: str, spec: PreviewSpec
-) -> tuple[list[Content], list[Finding]]:
+def preview_products(frame: Frame, spec: PreviewSpec) -> tuple[list[Content], list[Finding]]:
     """Return the previews; what can't be drawn is a finding, never a fault."""
     try:
         images = [
-            Image(pixels, _scale(frame.hdus[hdu.index].header.get("BSCALE")))
+            Image(pixels, scale if isinstance(scale, int | float) and scale else 1.0)
             for hdu in frame.hdus
             if (pixels := fits.pixels(frame.data, hdu)) is not None
+            for scale in [hdu.header.get("BSCALE")]
         ]
-        made = previews(koaid, spec, images)
+        made = previews(frame.identity.koaid, spec, images)
     except Exception as error:  # noqa: BLE001 (any pixel content may come)
         text = f"{type(error).__name__}: {error}"[:500]
         return [], [warning("MAKE_JPG_ERROR", "preview", text)]
     return [Content(name, "preview", (jpeg,)) for name, jpeg in made], []
 
 
-def _scale(value: Value) -> float:
-    return float(value) if isinstance(value, int | float) and value else 1.0
-
-
-def table_products(
-    frame: Frame, koaid: str
-) -> tuple[list[Content], list[Finding]]:
-    """Return the text tables of the named table extensions."""
-    contents: list[Content] = []
-    findings: list[Finding] = []
-    view = memoryview(frame.data)
-    for hdu in frame.hdus:
-        if "TABLE" not in hdu.kind:
-            continue
-        made = extension_table(koaid, hdu.index, view[hdu.start : hdu.end])
-        if isinstance(made, Finding):
-            findings.append(made)
-        elif made is not None:
-            contents.append(Content(made[0], "table", (made[1],)))
-    return contents, findings
-
-
 def small_products(
     frame: Frame, outcome: Outcome, columns: Sequence[Column], size: int
 ) -> tuple[list[Content], list[Finding]]:
-    """Return the raw header, the extension tables and the metadata table."""
-    koaid = frame.identity.koaid
-    primary = frame.hdus[0]
-    raw = bytes(memoryview(frame.data)[primary.start : primary.data_start])
-    contents, findings = table_products(frame, koaid)
-    values = metadata_values(frame, outcome, size)
+    """Return the raw header, the extension tables and the metadata table.
+
+    `size` is that of KOAID.fits, bytes.
+    """
+    koaid, primary, view = frame.identity.koaid, frame.hdus[0], memoryview(frame.data)
+    raw = bytes(view[primary.start : primary.data_start])
+    contents, findings = [Content(f"{koaid}.raw_header", "raw_header", (raw,))], []
+    for hdu in frame.hdus:
+        if "TABLE" in hdu.kind:
+            made = extension_table(koaid, hdu.index, view[hdu.start : hdu.end])
+            if isinstance(made, Finding):
+                findings.append(made)
+            elif made is not None:
+                contents.append(Content(made[0], "table", (made[1],)))
+    # What a rule has mended is read from the rule, not from the card.
     unreadable = {c.keyword for c in primary.header.cards if c.unreadable}
-    table, remarks = metadata_table(values, columns, unreadable)
-    contents += [
-        Content(f"{koaid}.raw_header", "raw_header", (raw,)),
-        Content(f"{koaid}.metadata.table", "metadata", (table,)),
-    ]
+    values = metadata_values(frame, outcome, size)
+    text, remarks = metadata_table(values, columns, unreadable - outcome.keywords.keys())
+    contents.append(Content(f"{koaid}.metadata.table", "metadata", (text,)))
     return contents, findings + remarks
 
 
 def metadata_values(frame: Frame, outcome: Outcome, size: int) -> dict[str, Value]:
     """Return the values that the metadata table is made of (facts 3.1, step 17)."""
     header = frame.hdus[0].header
-    values = {card.keyword: card.value for card in reversed(header.cards)}
+    values = {card.keyword: header.get(card.keyword) for card in header.cards}
     values |= {keyword: value for keyword, (value, _) in outcome.keywords.items()}
-    values["FILESIZE_MB"] = round(size / 1e6, 4)
-    return values | outcome.extra
+    return values | {"FILESIZE_MB": round(size / 1e6, 4)} | outcome.extra
 
 
 def md5_product(koaid: str, stored: Mapping[str, Digests]) -> Content:
     """Return KOAID.md5sum.table over the products it covers in KOA (facts 3.9)."""
-    covered = [
-        (name, found.md5)
-        for name, found in stored.items()
-        if name.endswith((".fits", ".jpg", ".metadata.table", ".tbl"))
-    ]
-    return Content(f"{koaid}.md5sum.table", "md5", (md5_table(covered),))
+    covered = (".fits", ".jpg", ".metadata.table", ".tbl")
+    found = [(n, d.md5) for n, d in sorted(stored.items()) if n.endswith(covered)]
+    return Content(f"{koaid}.md5sum.table", "md5", (md5_table(found),))
 
 
 def manifest(prepared: FilePrepared) -> Content:
@@ -220,15 +184,15 @@ def manifest(prepared: FilePrepared) -> Content:
     return Content(f"{prepared.koaid}.manifest.json", "manifest", (text,))
 
 
-def product(content: Content, key: str, found: Digests) -> Product:
+def product(name: str, role: str, key: str, found: Digests) -> Product:
     """Return a stored product as the contract tells it."""
     return Product(
-        name=content.name, role=content.role, key=key, size=found.size,
-        sha256=found.sha256, md5=found.md5,
-    )  # fmt: skip
+        name=name, role=role, key=key, size=found.size, sha256=found.sha256, md5=found.md5
+    )
 
 
-def still_growing(since: datetime, limit: float) -> float | None:
-    """Return the delay before an incomplete file is read again, None to give up."""
-    waited = (utcnow() - since).total_seconds()
-    return None if waited >= limit else min(max(waited / 2, 0.05), 5.0)
+def stored_header(cards: Sequence[Sequence[Value]]) -> fits.Hdu:
+    """Return a primary HDU with a header that was stored as a list, and no data."""
+    told = [(str(k), v, str(c)) for k, v, c in cards if k and k not in UNTOLD]
+    header = read_header(fits.edit_header(b"END".ljust(fits.CARD), told))
+    return fits.Hdu(0, "", "PRIMARY", header, 0, 0, 0, 8, ())

@@ -20,23 +20,13 @@ from koa_shared.contracts import Finding, Severity
 from koa_shared.fits import Value
 from koa_shared.instruments import InstrumentError
 
-__all__ = [
-    "Column",
-    "columns_of",
-    "core_columns",
-    "metadata_table",
-    "read_keyword_table",
-]
-
 NULL = "null"
 # Texts that stand for no value; the last is what a dead keyword server writes.
 NULLS = frozenset({NULL, "NaN", "-NaN", "#### Error ###"})
 CLOCKS = {"date": "%Y-%m-%d", "time": "%H:%M:%S.%f"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 PART = r"(\d+\.?\d*|\.\d+)"
-ANGLE = re.compile(
-    rf"([+-]?) *{PART}(?:[:dh ] *{PART}(?:[:m ] *{PART})?)?[dhms]?", re.ASCII
-)
+ANGLE = re.compile(rf"([+-]?) *{PART}(?:[:dh ] *{PART}(?:[:m ] *{PART})?)?[dhms]?", re.ASCII)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -161,10 +151,7 @@ def metadata_table(
         row += f" {text:{column.size}}"
         findings += [_finding(column.keyword, *remark) for remark in remarks + more]
     heads = [
-        "".join(
-            f"|{text:{column.size}}" for text, column in zip(line, columns, strict=True)
-        )
-        + "|"
+        "".join(f"|{text:{column.size}}" for text, column in zip(line, columns, strict=True)) + "|"
         for line in (
             [column.keyword for column in columns],
             [column.type for column in columns],
@@ -195,9 +182,7 @@ def _cell(column: Column, value: Value) -> tuple[str, list[tuple[str, str]]]:
         typed = _typed(column, value)
     except (ValueError, OverflowError):
         kind = column.input_format or column.type
-        return NULL, [
-            ("METADATA_ERROR", f"{value!r:.80} is no {kind}; null is written")
-        ]
+        return NULL, [("METADATA_ERROR", f"{value!r:.80} is no {kind}; null is written")]
     text = _fitted(typed, column.size)
     remarks = []
     if text is None or (isinstance(typed, str) and text != typed):

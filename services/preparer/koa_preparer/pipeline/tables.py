@@ -7,8 +7,6 @@ from typing import Any
 from koa_shared.contracts import Finding, Severity
 from koa_shared.ids import safe_name
 
-__all__ = ["MAX_TABLE", "extension_table", "md5_table", "warm"]
-
 # Bytes of one text table.  Making 16 MiB takes about a second of a core; what is
 # larger is still in the FITS file.
 MAX_TABLE = 16 * 2**20
@@ -61,10 +59,7 @@ def _ipac(table: Any) -> bytes:
     rows = len(table.data)
     _check_size(widths, rows)
     cells = [list(map(_text, table.data.field(n))) for n in range(len(names))]
-    widths = [
-        max([width, *map(len, column)])
-        for width, column in zip(widths, cells, strict=True)
-    ]
+    widths = [max([width, *map(len, column)]) for width, column in zip(widths, cells, strict=True)]
     _check_size(widths, rows)
     heads = (names, ["char"] * len(names), [""] * len(names), [""] * len(names))
     lines = [f"\\ Extended Header Name: {table.name}"]
@@ -79,9 +74,7 @@ def _check_size(widths: Sequence[int], rows: int) -> None:
 
 
 def _line(before: str, texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "".join(
-        f"{before}{t:{width}}" for t, width in zip(texts, widths, strict=True)
-    )
+    return "".join(f"{before}{t:{width}}" for t, width in zip(texts, widths, strict=True))
 
 
 def _text(value: object) -> str:

@@ -102,9 +102,7 @@ class Provider(Protocol):
     One that can't answer raises; `gather_facts` turns that into `missing`.
     """
 
-    async def night(
-        self, hst_date: date, telescope: int, instrument: str
-    ) -> Night | None:
+    async def night(self, hst_date: date, telescope: int, instrument: str) -> Night | None:
         """Return who observes with this instrument in this night."""
 
     async def proposal(self, semid: str) -> Proposal | None:

@@ -80,9 +80,7 @@ class CachedProvider:
         """The upstreams whose circuit is open."""
         return tuple(name for name, c in self._circuits.items() if c.is_open)
 
-    async def night(
-        self, hst_date: date, telescope: int, instrument: str
-    ) -> Night | None:
+    async def night(self, hst_date: date, telescope: int, instrument: str) -> Night | None:
         """Return who observes with this instrument in this night."""
         ask = self._provider.night
         return await self._get("schedule", ask, hst_date, telescope, instrument)
@@ -143,9 +141,7 @@ class CachedProvider:
         if not flight.cancelled():
             flight.exception()  # so that asyncio does not report it as never seen
 
-    async def prefetch(
-        self, instruments: Mapping[str, int | None], night: date
-    ) -> None:
+    async def prefetch(self, instruments: Mapping[str, int | None], night: date) -> None:
         """Ask for a night and its programs before a frame does; never raises.
 
         `instruments` is name to telescope; None (either one) asks for both.

@@ -24,11 +24,10 @@ SemidOf = Callable[[Night | None], str | None]
 ROUNDS = 20
 
 
-def open_provider(
-    schedule: str, archiver: str = ARCHIVER, ca_file: Path | None = None
-) -> CachedProvider:
+def open_provider(schedule: str, archiver: str = "", ca_file: Path | None = None) -> CachedProvider:
     """Open what KOA_SCHEDULE names: a TOML file, the API's URL, or (empty) nothing.
 
+    `archiver` is KOA_ARCHIVER, with {tel} where the telescope's number goes.
     Raises ScheduleError for a file, ValueError for a URL that can't be used.
     """
     if "://" not in schedule:
@@ -37,7 +36,7 @@ def open_provider(
         return CachedProvider(TomlProvider(path), keep=0, brief=0)
     tls = ssl.create_default_context(cafile=ca_file)
     client = httpx.AsyncClient(verify=tls, trust_env=False)
-    provider = HttpProvider(peer_url(schedule), archiver, client)
+    provider = HttpProvider(peer_url(schedule), archiver or ARCHIVER, client)
     return CachedProvider(provider, on_close=client.aclose)
 
 
@@ -82,9 +81,7 @@ async def gather_facts(  # noqa: PLR0913 (keyword-only)
     if not night.done():
         tasks["proposal"] = early
     found = {
-        name: task.result()
-        for name, task in tasks.items()
-        if task.done() and not task.exception()
+        name: task.result() for name, task in tasks.items() if task.done() and not task.exception()
     }
     return Facts(
         prepared_at=now,

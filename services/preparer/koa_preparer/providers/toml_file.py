@@ -99,9 +99,7 @@ class TomlProvider:
         best = max(fitting, key=NightEntry.weight, default=NightEntry())
         shift = best.model_dump(include=set(Shift.model_fields), exclude_none=True)
         key = dict(zip(("hst_date", "instrument", "telescope"), asked, strict=True))
-        return Night.model_validate(
-            sun_times(hst_date + timedelta(days=1)) | shift | key
-        )
+        return Night.model_validate(sun_times(hst_date + timedelta(days=1)) | shift | key)
 
     async def proposal(self, semid: str) -> Proposal | None:
         """Return the program of this semester, else the one of any semester."""

@@ -101,6 +101,4 @@ def _later(start: datetime, months: int) -> datetime | None:
     years, month = divmod(start.month - 1 + months, 12)
     if not 0 < start.year + years < 10000:
         return None
-    return start.replace(
-        year=start.year + years, month=month + 1, day=min(start.day, 28)
-    )
+    return start.replace(year=start.year + years, month=month + 1, day=min(start.day, 28))

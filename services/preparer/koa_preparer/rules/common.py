@@ -22,9 +22,7 @@ def ut(frame: Frame) -> Iterator[Effect]:
 
 
 @rule("frameno")
-def frameno(
-    frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE"
-) -> Iterator[Effect]:
+def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") -> Iterator[Effect]:
     """FRAMENO, from another keyword or the digits after the last `_` of a name."""
     if frame.text("FRAMENO"):
         return
@@ -49,8 +47,9 @@ def elaptime(
         return
     for keywords in products:
         factors = [n for key in keywords if (n := frame.number(key)) is not None]
-        if len(factors) == len(keywords):
-            yield Set("ELAPTIME", round(math.prod(factors), digits or None))
+        seconds = math.prod(factors)
+        if len(factors) == len(keywords) and math.isfinite(seconds):
+            yield Set("ELAPTIME", round(seconds, digits or None))
             return
     yield Note("SET_ELAPTIME_ERROR", f"None of {products} is there.")
 

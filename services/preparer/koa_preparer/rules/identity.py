@@ -13,9 +13,7 @@ STEP = "identity"
 ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
 CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d*))?", re.ASCII)
-KOAID = re.compile(
-    r"([A-Z][A-Z0-9])\.(\d{8})\.\d{5}\.\d{2}(_[A-Za-z0-9._+-]*)?", re.ASCII
-)
+KOAID = re.compile(r"([A-Z][A-Z0-9])\.(\d{8})\.\d{5}\.\d{2}(_[A-Za-z0-9._+-]*)?", re.ASCII)
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
@@ -124,9 +122,7 @@ def _instrume(view: View) -> list[Set]:
     name, how = view.instrument.name, view.instrument.naming.instrume
     text = view.text("INSTRUME")
     if how.force:
-        saved = (
-            [Set(how.save_as, text)] if how.save_as and text not in ("", name) else []
-        )
+        saved = [Set(how.save_as, text)] if how.save_as and text not in ("", name) else []
         return saved if text == name else [*saved, Set("INSTRUME", name)]
     accept = how.accept or (name,)
     right = text in accept if how.exact else text.startswith(accept)

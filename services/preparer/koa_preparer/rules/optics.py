@@ -67,17 +67,13 @@ def kcwi_optics(
     side = "R" if camera == "red" else "B"
     slicer = frame.text("IFUNAM").lower()
     slit = tables[slicers].get(slicer, {})
-    grating = (
-        tables[gratings].get(frame.text(f"{side}GRATNAM").lower()) if slit else None
-    )
+    grating = tables[gratings].get(frame.text(f"{side}GRATNAM").lower()) if slit else None
     centre, waves = frame.number(f"{side}CWAVE"), tuple[Value, ...]((None,) * 3)
     if grating and centre and centre > 0:
         masked = frame.text(f"{side}NASNAM").lower() == "mask"
         waves = _kcwi_waves(round(centre), grating["span"], masked=masked)
     scale = tables[scales].get(camera, {})
-    waves = tuple(
-        scale.get(key, value) for key, value in zip(WAVES, waves, strict=True)
-    )
+    waves = tuple(scale.get(key, value) for key, value in zip(WAVES, waves, strict=True))
     binning = _binning(frame)
     pixel = scale["scale"] * binning if scale and binning else None
     values = (*waves, grating[slicer] if grating else None, pixel, pixel)
@@ -104,9 +100,7 @@ def _binning(frame: Frame) -> int | None:
 
 
 @rule("wcs")
-def wcs(
-    frame: Frame, *, camera: str, cameras: TableName, iraf: bool = False
-) -> Iterator[Effect]:
+def wcs(frame: Frame, *, camera: str, cameras: TableName, iraf: bool = False) -> Iterator[Effect]:
     """World coordinates from pointing and rotator (NIRC2 images, KCWI's fpc).
 
     `cameras` holds `scale` (arcsec per pixel) and `pa_zero` (degrees); `iraf` adds the
@@ -155,7 +149,8 @@ def _position_angle(frame: Frame) -> float | None:
     }
     terms = parts.get(frame.text("ROTMODE").lower()[:4], [None])
     known = [term for term in terms if term is not None]
-    return sum(known) if len(known) == len(terms) else None
+    angle = sum(known)
+    return angle if len(known) == len(terms) and math.isfinite(angle) else None
 
 
 def _pointing(frame: Frame) -> dict[str, Value] | None:

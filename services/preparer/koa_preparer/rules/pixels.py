@@ -46,7 +46,8 @@ class Statistics:
 
     def image(self, rows: slice, columns: slice) -> Array:
         """Return part of a two-dimensional image as pixels."""
-        return self.raw[rows, columns].astype(np.float64) * self.scale + self.zero
+        with np.errstate(all="ignore"):
+            return self.raw[rows, columns].astype(np.float64) * self.scale + self.zero
 
     @property
     def mean(self) -> float:
@@ -63,9 +64,8 @@ class Statistics:
         """Median, of an even number the mean of the two in the middle."""
         if math.isnan(self._moments[0]):
             return math.nan
-        n = self.raw.size
-        middle = (self._ranked((n - 1) // 2) + self._ranked(n // 2)) / 2
-        return middle * self.scale + self.zero
+        low, high = self._middle
+        return (low + high) / 2 * self.scale + self.zero
 
     def count_from(self, level: float) -> int:
         """Count the pixels that are `level` or more."""
@@ -116,37 +116,35 @@ class Statistics:
         # About the first pixel, so that squares of small differences are summed.
         shift, total, square = float(self._flat[0]), 0.0, 0.0
         with np.errstate(all="ignore"):
-            for chunk in self._chunks():
-                part = chunk.astype(np.float64) - shift
+            for at in range(0, n, CHUNK):
+                part = self._flat[at : at + CHUNK].astype(np.float64)
+                part -= shift
                 total += float(part.sum())
-                square += float(part @ part)
+                # Not `part @ part`: BLAS starts threads, which costs more than it sums.
+                square += float(np.square(part, out=part).sum())
         if not math.isfinite(total) or not math.isfinite(square):
             return math.nan, math.nan
         return shift + total / n, math.sqrt(max(0.0, square / n - (total / n) ** 2))
 
-    def _ranked(self, rank: int) -> float:
-        """Return the stored number at a place of the sorted image."""
-        if self._counts is not None:
-            order = self._order
-            n = np.searchsorted(np.cumsum(self._counts[order]), rank, side="right")
-            return float(self._values[order][n])
-        return float(self._halved[rank])
-
-    @cached_property
-    def _order(self) -> NDArray[np.intp]:
-        return np.argsort(self._values, kind="stable")
-
-    @cached_property
-    def _halved(self) -> Array:
-        """The stored numbers, those in the middle where sorting would put them."""
+    @property
+    def _middle(self) -> tuple[float, float]:
+        """The stored numbers in the middle of the sorted image, twice one of them."""
         n = self.raw.size
+        if self._counts is not None:
+            order = np.argsort(self._values, kind="stable")
+            sums = np.cumsum(self._counts[order])
+            places = np.searchsorted(sums, [(n - 1) // 2, n // 2], side="right")
+            low, high = self._values[order][places]
+            return float(low), float(high)
         native = self._flat.astype(self.raw.dtype.newbyteorder("="))
-        native.partition([(n - 1) // 2, n // 2])
-        return native
+        native.partition(n // 2)
+        high = native[n // 2]
+        return float(high if n % 2 else native[: n // 2].max()), float(high)
 
 
 def _histogram(patterns: Array) -> NDArray[np.int64]:
     counts = np.zeros(2**16 if patterns.itemsize == 2 else 2**8, np.int64)
-    for at in range(0, patterns.size, CHUNK):
-        counts += np.bincount(patterns[at : at + CHUNK], minlength=counts.size)
+    step = 4 * counts.size  # a shorter one spends its time on adding up
+    for at in range(0, patterns.size, step):
+        counts += np.bincount(patterns[at : at + step], minlength=counts.size)
     return counts

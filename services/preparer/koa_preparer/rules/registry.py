@@ -28,9 +28,8 @@ from .frame import Effect, Extra, Frame, Note, Set
 Function = Callable[..., Iterable[Effect]]
 F = TypeVar("F", bound=Function)
 NULL = "null"  # what the archive writes for no value (facts 3.3)
-COMMENTS = tomllib.loads(
-    (resources.files("koa_shared") / "data" / "comments.toml").read_text()
-)
+COMMENTS = tomllib.loads((resources.files("koa_shared") / "data" / "comments.toml").read_text())
+HUGE = 2**63  # no whole number of a frame is so large; its digits may not fit a card
 LONGEST = 68  # characters of a text value in one card (FITS Standard 4.2.1)
 
 
@@ -72,9 +71,7 @@ def rule(name: str) -> Callable[[F], F]:
             if p.kind is p.KEYWORD_ONLY
         }
         config = ConfigDict(extra="forbid")
-        RULES[name] = Rule(
-            name, function, create_model(name, __config__=config, **fields)
-        )
+        RULES[name] = Rule(name, function, create_model(name, __config__=config, **fields))
         return function
 
     return register
@@ -134,23 +131,23 @@ def _apply(frame: Frame, out: Outcome, step: str, effects: Iterable[Effect]) -> 
             case Extra(keyword, value):
                 frame.values[keyword] = out.extra[keyword] = clean(value)
             case Note(code, message, severity):
-                found = Finding(
-                    code=code, severity=severity, step=step, message=message
-                )
+                found = Finding(code=code, severity=severity, step=step, message=message)
                 out.findings.append(found)
 
 
 def card_value(value: Value) -> Value:
     """Return a value that fits one card: no NaN, ASCII only, 68 characters."""
-    value = clean(value) if not isinstance(value, float) else value
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, float) and not math.isfinite(value):
+        return NULL
+    value = clean(value)
+    if value is None:
         return NULL
     if not isinstance(value, str):
-        return clean(value)
+        return value if isinstance(value, float) or abs(value) < HUGE else NULL
     text = value.encode("ascii", "xmlcharrefreplace").decode()
-    text = "".join(c if c.isprintable() else " " for c in text)
-    while len(text.replace("'", "''")) > LONGEST:
-        text = text[: LONGEST - text.count("'")] if len(text) > LONGEST else text[:-1]
+    text = "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
+    while len(text) + text.count("'") > LONGEST:
+        text = text[:-1]
     return text
 
 
@@ -170,12 +167,6 @@ def check_rules(instruments: Mapping[str, Instrument]) -> None:
                 raise InstrumentError(f"{where}: {error}") from error
             for name, info in RULES[call.rule].params.model_fields.items():
                 for mark in info.metadata:
-                    known = (
-                        getattr(instrument, mark.field)
-                        if isinstance(mark, Names)
-                        else None
-                    )
+                    known = getattr(instrument, mark.field) if isinstance(mark, Names) else None
                     if known is not None and params[name] not in known:
-                        raise InstrumentError(
-                            f"{where}: {mark.field} hold no {params[name]!r}"
-                        )
+                        raise InstrumentError(f"{where}: {mark.field} hold no {params[name]!r}")

@@ -23,14 +23,13 @@ def image_stats(frame: Frame) -> Iterator[Effect]:
 
 
 def _limit(frame: Frame, level: float, keywords: tuple[str, ...]) -> float | None:
-    factors = [frame.number(keyword) for keyword in keywords]
-    return level * math.prod(n for n in factors if n) if all(factors) else None
+    factors = [frame.number(keyword) or math.nan for keyword in keywords]
+    limit = level * math.prod(factors)
+    return limit if math.isfinite(limit) else None
 
 
 @rule("npixsat")
-def npixsat(
-    frame: Frame, *, level: float = 1, keywords: tuple[str, ...] = ()
-) -> Iterator[Effect]:
+def npixsat(frame: Frame, *, level: float = 1, keywords: tuple[str, ...] = ()) -> Iterator[Effect]:
     """NPIXSAT, pixels at `level` times the keywords' values or above."""
     limit, found = _limit(frame, level, keywords), frame.statistics
     if limit is None or found is None:
@@ -40,9 +39,7 @@ def npixsat(
 
 
 @rule("nlinear")
-def nlinear(
-    frame: Frame, *, level: float, keywords: tuple[str, ...] = ()
-) -> Iterator[Effect]:
+def nlinear(frame: Frame, *, level: float, keywords: tuple[str, ...] = ()) -> Iterator[Effect]:
     """NLINEAR and NONLIN, the same for the end of linearity."""
     limit, found = _limit(frame, level, keywords), frame.statistics
     if limit is None or found is None:
@@ -67,5 +64,7 @@ def sig2nois(frame: Frame) -> Iterator[Effect]:
     if not part.size:
         yield Set("SIG2NOIS", None)
         return
-    flux = np.median(part, axis=1)
-    yield Set("SIG2NOIS", float(np.fix(np.sqrt(abs(flux.max() - flux.min())))))
+    with np.errstate(all="ignore"):
+        flux = np.median(part, axis=1)
+        noise = np.fix(np.sqrt(abs(flux.max() - flux.min())))
+    yield Set("SIG2NOIS", float(noise))

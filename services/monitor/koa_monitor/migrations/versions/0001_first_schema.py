@@ -6,7 +6,7 @@ from sqlalchemy.dialects import postgresql
 
 from koa_shared.db import UtcDateTime
 
-revision = '0001'
+revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -14,94 +14,115 @@ depends_on = None
 
 def upgrade() -> None:
     """Go forward."""
-    op.create_table('broadcast',
-    sa.Column('id', sa.Integer(), nullable=False),
-    sa.Column('source', sa.String(), nullable=False),
-    sa.Column('service', sa.String(), nullable=False),
-    sa.Column('keyword', sa.String(), nullable=False),
-    sa.Column('value', sa.String(), nullable=False),
-    sa.Column('time', UtcDateTime(), nullable=False),
-    sa.Column('read', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=True),
-    sa.Column('initial', sa.Boolean(), nullable=False),
-    sa.Column('heard', UtcDateTime(), nullable=False),
-    sa.Column('decision', sa.String(), nullable=True),
-    sa.Column('reason', sa.String(), nullable=False),
-    sa.Column('frame_id', sa.String(), nullable=True),
-    sa.Column('path', sa.String(), nullable=True),
-    sa.PrimaryKeyConstraint('id'),
-    sa.UniqueConstraint('source', 'keyword', 'value', 'time')
+    op.create_table(
+        "broadcast",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("service", sa.String(), nullable=False),
+        sa.Column("keyword", sa.String(), nullable=False),
+        sa.Column("value", sa.String(), nullable=False),
+        sa.Column("time", UtcDateTime(), nullable=False),
+        sa.Column(
+            "read",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=True,
+        ),
+        sa.Column("initial", sa.Boolean(), nullable=False),
+        sa.Column("heard", UtcDateTime(), nullable=False),
+        sa.Column("decision", sa.String(), nullable=True),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("frame_id", sa.String(), nullable=True),
+        sa.Column("path", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("source", "keyword", "value", "time"),
     )
-    with op.batch_alter_table('broadcast', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_broadcast_heard'), ['heard'], unique=False)
-        batch_op.create_index(batch_op.f('ix_broadcast_source'), ['source'], unique=False)
+    with op.batch_alter_table("broadcast", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_broadcast_heard"), ["heard"], unique=False)
+        batch_op.create_index(batch_op.f("ix_broadcast_source"), ["source"], unique=False)
 
-    op.create_table('file',
-    sa.Column('frame_id', sa.String(), nullable=False),
-    sa.Column('path', sa.String(), nullable=False),
-    sa.Column('size', sa.BigInteger(), nullable=False),
-    sa.Column('mtime_ns', sa.BigInteger(), nullable=False),
-    sa.Column('instrument', sa.String(), nullable=False),
-    sa.Column('source', sa.String(), nullable=False),
-    sa.Column('detected', UtcDateTime(), nullable=False),
-    sa.Column('origin', sa.String(), nullable=False),
-    sa.Column('trigger', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=True),
-    sa.Column('known_as', sa.String(), nullable=True),
-    sa.PrimaryKeyConstraint('frame_id')
+    op.create_table(
+        "file",
+        sa.Column("frame_id", sa.String(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("mtime_ns", sa.BigInteger(), nullable=False),
+        sa.Column("instrument", sa.String(), nullable=False),
+        sa.Column("source", sa.String(), nullable=False),
+        sa.Column("detected", UtcDateTime(), nullable=False),
+        sa.Column("origin", sa.String(), nullable=False),
+        sa.Column(
+            "trigger",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=True,
+        ),
+        sa.Column("known_as", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("frame_id"),
     )
-    with op.batch_alter_table('file', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_file_detected'), ['detected'], unique=False)
-        batch_op.create_index(batch_op.f('ix_file_mtime_ns'), ['mtime_ns'], unique=False)
-        batch_op.create_index(batch_op.f('ix_file_path'), ['path'], unique=False)
+    with op.batch_alter_table("file", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_file_detected"), ["detected"], unique=False)
+        batch_op.create_index(batch_op.f("ix_file_mtime_ns"), ["mtime_ns"], unique=False)
+        batch_op.create_index(batch_op.f("ix_file_path"), ["path"], unique=False)
 
-    op.create_table('job',
-    sa.Column('id', sa.Integer(), nullable=False),
-    sa.Column('queue', sa.String(length=32), nullable=False),
-    sa.Column('key', sa.String(length=200), nullable=False),
-    sa.Column('grp', sa.String(length=32), nullable=False),
-    sa.Column('state', sa.String(length=8), nullable=False),
-    sa.Column('priority', sa.Integer(), nullable=False),
-    sa.Column('sort_at', sa.Float(), nullable=False),
-    sa.Column('size', sa.BigInteger(), nullable=False),
-    sa.Column('payload', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=False),
-    sa.Column('created_at', sa.Float(), nullable=False),
-    sa.Column('not_before', sa.Float(), nullable=False),
-    sa.Column('lease_until', sa.Float(), nullable=False),
-    sa.Column('owner', sa.String(length=64), nullable=False),
-    sa.Column('token', sa.Integer(), nullable=False),
-    sa.Column('attempts', sa.Integer(), nullable=False),
-    sa.Column('error', sa.Text(), nullable=False),
-    sa.Column('trace', sa.String(length=64), nullable=False),
-    sa.PrimaryKeyConstraint('id'),
-    sa.UniqueConstraint('queue', 'key')
+    op.create_table(
+        "job",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("queue", sa.String(length=32), nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=False),
+        sa.Column("grp", sa.String(length=32), nullable=False),
+        sa.Column("state", sa.String(length=8), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("sort_at", sa.Float(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "payload",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("lease_until", sa.Float(), nullable=False),
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("token", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("trace", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("queue", "key"),
     )
-    op.create_table('outbox',
-    sa.Column('id', sa.Integer(), nullable=False),
-    sa.Column('payload', sa.JSON().with_variant(postgresql.JSONB(), 'postgresql'), nullable=False),
-    sa.PrimaryKeyConstraint('id')
+    op.create_table(
+        "outbox",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column(
+            "payload",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=True,
+        ),
+        sa.PrimaryKeyConstraint("id"),
     )
-    op.create_table('source',
-    sa.Column('name', sa.String(), nullable=False),
-    sa.Column('paused', sa.Boolean(), nullable=False),
-    sa.Column('last_value', sa.String(), nullable=True),
-    sa.Column('last_frame_at', UtcDateTime(), nullable=True),
-    sa.Column('first_start', UtcDateTime(), nullable=False),
-    sa.PrimaryKeyConstraint('name')
+    op.create_table(
+        "sourcerow",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("paused", sa.Boolean(), nullable=False),
+        sa.Column("last_value", sa.String(), nullable=True),
+        sa.Column("last_frame_at", UtcDateTime(), nullable=True),
+        sa.Column("first_start", UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
     )
 
 
 def downgrade() -> None:
     """Go back."""
-    op.drop_table('source')
-    op.drop_table('outbox')
-    op.drop_table('job')
-    with op.batch_alter_table('file', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_file_path'))
-        batch_op.drop_index(batch_op.f('ix_file_mtime_ns'))
-        batch_op.drop_index(batch_op.f('ix_file_detected'))
+    op.drop_table("sourcerow")
+    op.drop_table("outbox")
+    op.drop_table("job")
+    with op.batch_alter_table("file", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_file_path"))
+        batch_op.drop_index(batch_op.f("ix_file_mtime_ns"))
+        batch_op.drop_index(batch_op.f("ix_file_detected"))
 
-    op.drop_table('file')
-    with op.batch_alter_table('broadcast', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_broadcast_source'))
-        batch_op.drop_index(batch_op.f('ix_broadcast_heard'))
+    op.drop_table("file")
+    with op.batch_alter_table("broadcast", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_broadcast_source"))
+        batch_op.drop_index(batch_op.f("ix_broadcast_heard"))
 
-    op.drop_table('broadcast')
+    op.drop_table("broadcast")

@@ -3,25 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Index, UniqueConstraint
+from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, SQLModel
 
-from koa_shared.db import JsonColumn, UtcDateTime
+from koa_shared.db import json_field, time_field
 from koa_shared.jobs.queue import job_table
-
-__all__ = [
-    "Audit",
-    "EventSeen",
-    "Frame",
-    "Inventories",
-    "Prepared",
-    "SourceSeen",
-    "Stream",
-    "Version",
-    "jobs",
-    "metadata",
-]
 
 
 class Base(SQLModel, registry=registry()):
@@ -30,27 +17,15 @@ class Base(SQLModel, registry=registry()):
 
 metadata = Base.metadata
 jobs = job_table(metadata)
-
-
-def _json() -> Any:
-    return Field(default=None, sa_column=Column(JsonColumn))
-
-
-def _time(*, index: bool = False) -> Any:
-    return Field(default=None, sa_type=UtcDateTime, index=index)  # type: ignore[call-overload]
+LISTED = ("instrument", "status", "night", "semid", "koaimtyp")  # columns lists filter by
 
 
 class Frame(Base, table=True):
     """A frame as it stands now; one row from its first event on."""
 
-    __tablename__ = "frame"
     __table_args__ = (
         Index("frame_newest", "acquired", "frame_id"),
-        Index("frame_instrument", "instrument", "acquired", "frame_id"),
-        Index("frame_status", "status", "acquired", "frame_id"),
-        Index("frame_night", "night", "acquired", "frame_id"),
-        Index("frame_program", "semid", "acquired", "frame_id"),
-        Index("frame_type", "koaimtyp", "acquired", "frame_id"),
+        *(Index(f"frame_{column}", column, "acquired", "frame_id") for column in LISTED),
     )
 
     frame_id: str = Field(primary_key=True)
@@ -66,29 +41,28 @@ class Frame(Base, table=True):
     path: str = Field(index=True)
     name: str = Field(index=True)
     night: str | None = None
-    acquired: datetime = Field(sa_type=UtcDateTime)  # type: ignore[call-overload]
-    updated: datetime = Field(sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
-    timeline: dict[str, Any] = _json()
-    findings: list[Any] = _json()
-    products: list[Any] = _json()
-    program: dict[str, Any] | None = _json()
-    core: dict[str, Any] | None = _json()
+    acquired: datetime = time_field()
+    updated: datetime = time_field(index=True)
+    timeline: dict[str, Any] = json_field()
+    findings: list[Any] = json_field()
+    products: list[Any] = json_field()
+    program: dict[str, Any] | None = json_field()
+    core: dict[str, Any] | None = json_field()
     semid: str | None = None
     koaimtyp: str | None = None
     object: str | None = None
     ra: float | None = None
     dec: float | None = None
     exposure: float | None = None
-    release_date: datetime | None = _time()
+    release_date: datetime | None = time_field(default=None)
     accepted: bool = False
     attempt: int = 0
-    next_attempt_at: datetime | None = _time()
+    next_attempt_at: datetime | None = time_field(default=None)
 
 
 class Version(Base, table=True):
     """A claim on a version of a KOAID; kept for ever once committed."""
 
-    __tablename__ = "version"
     __table_args__ = (UniqueConstraint("koaid", "version"),)
 
     id: int | None = Field(default=None, primary_key=True)
@@ -98,32 +72,28 @@ class Version(Base, table=True):
     generation: int
     raw_sha256: str = Field(index=True)
     raw_size: int = Field(sa_type=BigInteger)
-    committed_at: datetime | None = _time()
-    products: list[Any] = _json()
-    header: list[Any] | None = _json()
-    core: dict[str, Any] | None = _json()
+    committed_at: datetime | None = time_field(default=None)
+    products: list[Any] = json_field()
+    header: list[Any] | None = json_field()
+    core: dict[str, Any] | None = json_field()
 
 
 class Prepared(Base, table=True):
     """A FilePrepared as it was accepted; the first for its generation wins."""
 
-    __tablename__ = "prepared"
-
     frame_id: str = Field(primary_key=True)
     generation: int = Field(primary_key=True)
-    body: dict[str, Any] = _json()
+    body: dict[str, Any] = json_field()
 
 
 class EventSeen(Base, table=True):
     """An event that was applied; drops repeats and is the frame's history."""
 
-    __tablename__ = "event"
-
     frame_id: str = Field(primary_key=True)
     service: str = Field(primary_key=True)
     seq: int = Field(primary_key=True)
     generation: int
-    at: datetime = Field(sa_type=UtcDateTime)  # type: ignore[call-overload]
+    at: datetime = time_field()
     status: str
     step: str
 
@@ -131,43 +101,35 @@ class EventSeen(Base, table=True):
 class Stream(Base, table=True):
     """The live stream; ids are given in the order of commits."""
 
-    __tablename__ = "stream"
-
     id: int | None = Field(default=None, primary_key=True)
     frame_id: str
     status: str
-    at: datetime = Field(sa_type=UtcDateTime, index=True)  # type: ignore[call-overload]
+    at: datetime = time_field(index=True)
 
 
 class SourceSeen(Base, table=True):
     """The last report about a keyword source."""
 
-    __tablename__ = "source"
-
     name: str = Field(primary_key=True)
-    at: datetime = Field(sa_type=UtcDateTime)  # type: ignore[call-overload]
-    state: dict[str, Any] = _json()
+    at: datetime = time_field()
+    state: dict[str, Any] = json_field()
 
 
-class Inventories(Base, table=True):
+class NightSeen(Base, table=True):
     """What the last rescan of a night and instrument found."""
-
-    __tablename__ = "inventory"
 
     night: str = Field(primary_key=True)
     instrument: str = Field(primary_key=True)
-    state: dict[str, Any] = _json()
+    state: dict[str, Any] = json_field()
 
 
 class Audit(Base, table=True):
     """An operator's deed."""
 
-    __tablename__ = "audit"
-
     id: int | None = Field(default=None, primary_key=True)
-    at: datetime = Field(sa_type=UtcDateTime)  # type: ignore[call-overload]
+    at: datetime = time_field()
     who: str
     verb: str
     target: str = Field(index=True)
     why: str = ""
-    changed: dict[str, Any] = _json()
+    changed: dict[str, Any] = json_field()

@@ -1,0 +1,289 @@
+"""The catalogue: all SQL of the ingestor; every method is a function of a session."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+from sqlalchemy import text
+from sqlmodel import Session, col, delete, select
+
+from koa_shared.contracts import (
+    Event,
+    EventBatch,
+    FilePrepared,
+    Finding,
+    Program,
+    Service,
+    Status,
+    Timeline,
+    may_follow,
+    utcnow,
+)
+from koa_shared.db import insert_new, is_postgresql
+from koa_shared.jobs.queue import Job, JobQueue, NewJob
+from koa_shared.web import Caller
+
+from ..errors import UnknownFrame
+from ..pipeline import Claimed, Verdict, judge, priority
+from .reads import Reads
+from .schema import (
+    Audit,
+    EventSeen,
+    Frame,
+    NightSeen,
+    Prepared,
+    SourceSeen,
+    Stream,
+    Version,
+    jobs,
+    metadata,
+)
+
+__all__ = ["Frame", "Store", "jobs", "metadata"]
+
+EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
+
+
+class Store(Reads):
+    """Frames, versions, events and the stream."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
+
+    # What other services tell.
+
+    def apply(self, session: Session, batch: EventBatch) -> int:
+        """Apply a batch of events, in its order; return how many were new."""
+        for source in batch.sources:
+            state = source.model_dump(mode="json")
+            session.merge(SourceSeen(name=source.name, at=utcnow(), state=state))
+        if seen := batch.inventory:
+            key = {"night": seen.night, "instrument": seen.instrument}
+            session.merge(NightSeen(**key, state=seen.model_dump(mode="json")))
+        return sum(self._apply_event(session, event) for event in batch.events)
+
+    def _apply_event(self, session: Session, event: Event) -> bool:
+        if not insert_new(session, EventSeen, event.model_dump(include=EVENT_KEY)):
+            return False
+        frame = self._frame_for(session, event)
+        if event.generation < frame.generation:
+            return True
+        moved = self._advance(frame, event.generation, event.status, event.step, event.service)
+        merge(frame, event.timeline, event.findings)
+        frame.koaid = frame.koaid or event.koaid
+        if event.status == frame.status or event.next_attempt_at:
+            frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
+        if event.program is not None:
+            set_program(frame, event.program)
+        if event.weather:
+            frame.core = (frame.core or {}) | event.weather
+        # What comes late adds to the record, but is no news to who watches.
+        if moved or event.findings or event.program or not Status(frame.status).is_end:
+            self.publish(session, frame)
+        return True
+
+    def _frame_for(self, session: Session, event: Event) -> Frame:
+        frame = self._locked(session, event.frame_id)
+        if frame is None:
+            told = event.model_dump(include=set(Frame.model_fields) - {"timeline", "findings"})
+            acquired = event.timeline.acquired or event.timeline.detected or event.at
+            now = {"acquired": acquired, "updated": utcnow(), "accepted": False}
+            empty: dict[str, Any] = {"timeline": {}, "findings": [], "products": []}
+            name = {"name": PurePosixPath(event.path).name}
+            insert_new(session, Frame, told | now | empty | name)
+            frame = self._locked(session, event.frame_id)
+            assert frame is not None
+        return frame
+
+    def _locked(self, session: Session, frame_id: str) -> Frame | None:
+        mine = select(Frame).where(Frame.frame_id == frame_id)
+        return session.exec(mine.with_for_update()).first()
+
+    def _advance(
+        self, frame: Frame, generation: int, status: Status, step: str,
+        by: Service = Service.INGESTOR,
+    ) -> bool:  # fmt: skip
+        old = (frame.generation, Status(frame.status))
+        if not may_follow(old, (generation, status), by):
+            return False
+        if generation > frame.generation:
+            frame.findings, frame.timeline = [], {}
+        frame.generation, frame.status, frame.step = generation, status, step
+        frame.next_attempt_at = None
+        return True
+
+    def publish(self, session: Session, frame: Frame) -> None:
+        """Put a frame's change into the stream, in the order of commits."""
+        session.add(frame)
+        session.flush()
+        if is_postgresql(session):
+            # Held until the commit, so that ids are given in the order of commits.
+            session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
+        session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=utcnow()))
+        session.flush()
+
+    def hand_over(self, session: Session, prepared: FilePrepared, trace: str) -> tuple[bool, Frame]:
+        """Accept a prepared frame; the first for its generation wins."""
+        told = prepared.model_dump(include=set(Event.model_fields) - {"findings", "timeline"})
+        event = Event(
+            **told, seq=0, at=utcnow(), service=Service.PREPARER, source="",
+            status=Status.TRANSFERRED, step="handover", timeline=prepared.timeline,
+        )  # fmt: skip
+        frame = self._frame_for(session, event)
+        generation = prepared.generation
+        key = {"frame_id": prepared.frame_id, "generation": generation}
+        body = {"body": prepared.model_dump(mode="json")}
+        if generation < frame.generation or not insert_new(session, Prepared, key | body):
+            return False, frame
+        for older in range(1, generation):
+            self.queue.drop(session, "ingest", f"{prepared.frame_id}:{older}")
+        self._advance(frame, generation, Status.TRANSFERRED, "handover", Service.PREPARER)
+        merge(frame, prepared.timeline, prepared.findings)
+        describe(frame, prepared)
+        self.publish(session, frame)
+        job = NewJob(
+            "ingest", f"{prepared.frame_id}:{generation}", prepared.instrument,
+            priority=priority(prepared), sort_at=frame.acquired.timestamp(), trace=trace,
+        )  # fmt: skip
+        self.queue.put(session, job)
+        return True, frame
+
+    # Promotion.
+
+    def begin(self, session: Session, job: Job) -> tuple[FilePrepared, Verdict, Claimed | None]:
+        """Start an ingest: judge the frame and claim a version for it."""
+        frame_id, generation = job.key.rsplit(":", 1)
+        body = session.get_one(Prepared, (frame_id, int(generation))).body
+        prepared, frame = FilePrepared.model_validate(body), self._held(session, frame_id)
+        if is_postgresql(session):
+            # Two frames of one KOAID are judged one after the other.
+            lock = text("SELECT pg_advisory_xact_lock(hashtext(:koaid))")
+            session.execute(lock, {"koaid": prepared.koaid})
+        versions = self._versions(session, prepared.koaid)
+        verdict, held = judge(prepared, versions, accepted=frame.accepted)
+        if verdict is Verdict.NEW:
+            held = self._claim(session, prepared, versions)
+        if verdict in (Verdict.NEW, Verdict.RESUME):
+            self._advance(frame, prepared.generation, Status.INGESTING, "promote")
+            merge(frame, Timeline(ingest_start=utcnow()))
+            self.publish(session, frame)
+        return prepared, verdict, held
+
+    def _held(self, session: Session, frame_id: str) -> Frame:
+        frame = self._locked(session, frame_id)
+        if frame is None:
+            raise UnknownFrame(frame_id)
+        return frame
+
+    def _versions(self, session: Session, koaid: str) -> list[Claimed]:
+        mine = select(Version).where(Version.koaid == koaid).order_by(col(Version.version))
+        return [
+            Claimed(v.version, v.frame_id, v.generation, v.raw_sha256, v.committed_at is not None)
+            for v in session.exec(mine)
+        ]
+
+    def _claim(
+        self, session: Session, prepared: FilePrepared, versions: Sequence[Claimed]
+    ) -> Claimed:
+        # What an earlier generation of this frame began and never kept makes room.
+        begun = delete(Version).where(col(Version.committed_at).is_(None))
+        mine = {"koaid": prepared.koaid, "frame_id": prepared.frame_id}
+        session.execute(begun.filter_by(**mine))
+        number = 1 + max((v.version for v in versions if v.committed), default=0)
+        raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
+        session.add(Version(**mine, **raw, version=number, generation=prepared.generation))
+        session.flush()
+        ours = (number, prepared.frame_id, prepared.generation, prepared.raw.sha256)
+        return Claimed(*ours, committed=False)
+
+    def commit(
+        self, session: Session, job: Job, prepared: FilePrepared, version: int,
+        timeline: Timeline,
+    ) -> Frame:  # fmt: skip
+        """Make a verified frame available: all of it becomes visible here, at once."""
+        self.queue.finish(session, job)
+        mine = {"koaid": prepared.koaid, "version": version}
+        row = session.exec(select(Version).filter_by(**mine)).one()
+        frame = self._held(session, prepared.frame_id)
+        row.products = [product.model_dump(mode="json") for product in prepared.products]
+        row.header, row.core, row.committed_at = prepared.header, prepared.metadata, utcnow()
+        frame.products, frame.version = row.products, version
+        merge(frame, timeline.merged(Timeline(available=row.committed_at)))
+        self._advance(frame, prepared.generation, Status.COMPLETE, "available")
+        session.add(row)
+        self.publish(session, frame)
+        return frame
+
+    def end(self, session: Session, job: Job, finding: Finding, status: Status) -> Frame:
+        """End a frame that is not archived: DUPLICATE or INVALID."""
+        self.queue.finish(session, job)
+        return self.note(session, job, finding, status)
+
+    def note(
+        self, session: Session, job: Job, finding: Finding, status: Status | None,
+        attempt: int = 0, delay: float | None = None,
+    ) -> Frame:  # fmt: skip
+        """Note a finding about a job's frame; without `status` its status stays."""
+        frame = self._held(session, job.key.rsplit(":", 1)[0])
+        if status is not None:
+            self._advance(frame, frame.generation, status, finding.step)
+        merge(frame, Timeline(), [finding])
+        frame.attempt = attempt
+        if delay is not None:
+            frame.next_attempt_at = utcnow() + timedelta(seconds=delay)
+        self.publish(session, frame)
+        return frame
+
+    def plan_sweep(self, session: Session, prepared: FilePrepared, delay: float) -> None:
+        """Empty this frame's staging after `delay` seconds (design 5)."""
+        key = f"{prepared.frame_id}:{prepared.generation}"
+        payload = {"prefix": key.replace(":", "/") + "/"}
+        self.queue.put(session, NewJob("sweep", key, prepared.instrument, payload, delay=delay))
+
+    def trim_stream(self, session: Session, before: datetime) -> None:
+        """Forget stream entries that are too old to resume from."""
+        session.execute(delete(Stream).where(col(Stream.at) < before))
+
+    # Operators.
+
+    def reopen(self, session: Session, frame_id: str, verb: str, caller: Caller, why: str) -> Frame:
+        """An operator lets a frame of ours go on: retry of ERROR, accept of INVALID."""
+        frame = self._held(session, frame_id)
+        changed = {"status": [frame.status, Status.TRANSFERRED]}
+        frame.accepted = frame.accepted or verb == "accept"
+        frame.status, frame.step, frame.attempt = Status.TRANSFERRED, verb, 0
+        frame.next_attempt_at = None
+        key = f"{frame_id}:{frame.generation}"
+        if not self.queue.unpark(session, "ingest", key):
+            self.queue.put(session, NewJob("ingest", key, frame.instrument, priority=1))
+        deed = {"who": caller.name, "verb": verb, "target": frame_id, "why": why}
+        session.add(Audit(**deed, at=utcnow(), changed=changed))
+        self.publish(session, frame)
+        return frame
+
+
+def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) -> None:
+    """Add what is new to a frame's timeline and findings; nothing is rewritten."""
+    merged = Timeline.model_validate(frame.timeline or {}).merged(timeline)
+    frame.timeline = merged.model_dump(mode="json", exclude_none=True)
+    frame.acquired, frame.updated = merged.acquired or frame.acquired, utcnow()
+    frame.night = frame.night or frame.acquired.date().isoformat()
+    known = list(frame.findings or [])
+    told = [finding.model_dump(mode="json") for finding in findings]
+    frame.findings = known + [finding for finding in told if finding not in known]
+
+
+def set_program(frame: Frame, program: Program) -> None:
+    """Say whose data a frame is."""
+    frame.program = program.model_dump(mode="json")
+    frame.semid, frame.release_date = program.semid, program.release_date
+
+
+def describe(frame: Frame, prepared: FilePrepared) -> None:
+    """Fill the catalogue's core columns."""
+    frame.koaid, frame.core = prepared.koaid, prepared.metadata
+    frame.night = prepared.utdatetime.date().isoformat()
+    set_program(frame, prepared.program)
+    for column in ("koaimtyp", "object", "ra", "dec", "exposure"):
+        setattr(frame, column, prepared.metadata.get(column))

@@ -1,0 +1,310 @@
+"""The preparer's workshop: read once, prepare, send once, hand over (design 6, 9)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from sqlmodel import Session
+
+from koa_shared import logs
+from koa_shared.client import Ingestor, PeerRefused
+from koa_shared.contracts import (
+    FilePrepared,
+    Finding,
+    RawFile,
+    Severity,
+    Status,
+    Timeline,
+    Trigger,
+    utcnow,
+)
+from koa_shared.errors import FrameFault, NotYet
+from koa_shared.jobs.queue import Job
+from koa_shared.jobs.workshop import Failure, Lane, Workshop
+
+from ..config import Config
+from ..metrics import PreparerMetrics
+from ..pipeline import frame as make
+from ..pipeline.frame import Content, Digests
+from ..pipeline.metadata import Column
+from ..preview import PreviewSpec
+from ..providers import Facts, Night
+from ..providers.cache import CachedProvider
+from ..providers.gather import gather_facts
+from ..rules import (
+    Frame,
+    Outcome,
+    View,
+    core_metadata,
+    identify,
+    identify_program,
+    program_of,
+    run_rules,
+)
+from ..store import File, Store
+from .reading import Raw, Reader, think
+
+logger = structlog.get_logger("koa_preparer")
+
+STEP_LIMIT = 600.0  # s for everything after the read
+ENRICH_FIRST, ENRICH_LATER = 30.0, 600.0  # s until late facts are asked for
+LATE_RULES = ("program", "propint", "weather")  # the rules whose facts may come late
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A prepared frame before its products are stored."""
+
+    frame: Frame
+    outcome: Outcome
+    raw: Digests
+    findings: list[Finding]
+    timeline: Timeline
+
+
+class Worker:
+    """Handlers of the preparer's lanes."""
+
+    def __init__(
+        self, config: Config, store: Store, reader: Reader, ingestor: Ingestor,
+        provider: CachedProvider, metrics: PreparerMetrics, *,
+        columns: dict[str, tuple[Column, ...]], workshop: Workshop, told: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.config, self.store, self.reader, self.ingestor = config, store, reader, ingestor
+        self.provider, self.metrics, self.columns = provider, metrics, columns
+        self.workshop, self.db, self.told = workshop, workshop.db, told
+        self.objects, self.instruments = reader.objects, reader.instruments
+        self.held: frozenset[str] = frozenset()
+        budget, needs = config.bytes_in_flight, ("s3",)
+        workshop.add(
+            Lane("prepare", self.prepare, self._failed, 4, needs, budget, self._paused, told),
+            Lane("handover", self.hand_over, self._failed, 8, ("ingestor",), settled=told),
+            Lane("enrich", self.enrich, self._enrich_failed, 1),
+        )
+
+    def _paused(self) -> frozenset[str]:
+        return self.held | self.reader.disks.paused()
+
+    async def prepare(self, job: Job) -> None:
+        """Prepare one file and store its products; INVALID if the file is at fault."""
+        row = await self.db.write(self.store.start, job)
+        self.told()
+        logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
+        try:
+            raw = await self.reader.read(row, job)
+            async with asyncio.timeout(STEP_LIMIT):
+                await self._prepare(row, job, raw)
+        except FrameFault as fault:
+            found = {"code": fault.code, "step": fault.step, "message": str(fault)}
+            await self._end(job, Status.INVALID, [Finding(**found, severity=Severity.INVALID)])
+
+    async def _end(self, job: Job, status: Status, findings: list[Finding]) -> None:
+        row = await self.db.write(self.store.end, job, status, findings)
+        self.told()
+        self.metrics.frames.labels(row.instrument, status).inc()
+        self._count(row, findings)
+        why = findings[-1]
+        logger.warning("Frame ended", status=status, code=why.code, why=why.message)
+
+    def _count(self, row: File, findings: list[Finding]) -> None:
+        for finding in findings:
+            self.metrics.findings.labels(finding.code, row.instrument).inc()
+
+    async def _prepare(self, row: File, job: Job, raw: Raw) -> None:
+        instrument, options = self.instruments[row.instrument], row.options or {}
+        mtime = datetime.fromtimestamp(raw.mtime_ns / 1e9, UTC)
+        view = View(list(raw.structure.hdus), row.path, mtime, instrument)
+        identity = identify(view, options.get("fraction", self.config.koaid_fraction))
+        koaid = make.storable(identity.koaid)
+        logs.bind("preparer", job.trace, frame_id=row.frame_id, koaid=koaid)
+        async with asyncio.TaskGroup() as group:
+            hashing = group.create_task(think(make.digests, raw.data))
+            checking = group.create_task(self._checksums(row, raw))
+            facts = await self._facts(row, view, identity.ut, hashing)
+            frame = Frame(
+                hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument,
+                values=view.values, identity=identity, facts=facts, data=raw.data,
+            )  # fmt: skip
+            spec = PreviewSpec.model_validate(instrument.preview)
+            drawing = group.create_task(think(make.preview_products, frame, spec))
+            outcome = await think(run_rules, frame, instrument.rules)
+        trigger = Trigger.model_validate(row.trigger) if row.trigger else None
+        stamp = trigger.time if trigger else None
+        acquired, skew = make.acquired_time(raw.mtime_ns, row.detected, stamp)
+        if skew:
+            self.metrics.skew.labels(row.instrument).inc()
+        pictures, remarks = drawing.result()
+        findings = [*outcome.findings, *make.odd_structure(raw.structure), *checking.result()]
+        findings += [*skew, *remarks]
+        worst = {f.severity for f in findings if f.code not in options.get("waive", ())}
+        if worst - {Severity.WARNING}:
+            status = Status.INVALID if Severity.INVALID in worst else Status.ERROR
+            findings.sort(key=lambda f: (f.severity == status.lower(), f.severity != "warning"))
+            await self._end(job, status, findings)
+            return
+        timeline = Timeline(acquired=acquired)
+        made = Made(frame, outcome, hashing.result(), findings, timeline)
+        await self._store(row, job, raw, made, pictures)
+
+    async def _checksums(self, row: File, raw: Raw) -> list[Finding]:
+        """Check the FITS sums; a mismatch is read once more before it is believed."""
+        found = await think(make.checksum_findings, raw.data, raw.structure)
+        try:
+            if found and (await self.reader.bytes(row))[0] != raw.data:
+                raise NotYet("two reads of the file differ", 1.0)
+        except (OSError, FrameFault):
+            pass  # it is gone meanwhile: what was read is what there is
+        return found
+
+    async def _facts(self, row: File, view: View, ut: datetime, wait: Awaitable[Any]) -> Facts:
+        """Return this generation's facts; they are asked for beside the hashing."""
+        if row.facts is not None:
+            return Facts.model_validate(row.facts)
+        facts = await self._gather(row.instrument, view, ut, wait)
+        forced = (row.options or {}).get("progid")
+        return facts.model_copy(update={"override": forced}) if forced else facts
+
+    async def _gather(
+        self, instrument: str, view: View, ut: datetime, wait: Awaitable[Any] | float
+    ) -> Facts:
+        override, now = self.provider.override(instrument, ut), utcnow()
+
+        def semid_of(night: Night | None) -> str | None:
+            known = Facts(prepared_at=now, night=night, override=override)
+            return identify_program(view, ut, known).proposal
+
+        return await gather_facts(
+            self.provider, instrument=instrument, telescope=view.telescope or 1, ut=ut,
+            semid_of=semid_of, wait=wait,
+        )  # fmt: skip
+
+    async def _store(
+        self, row: File, job: Job, raw: Raw, made: Made, pictures: list[Content]
+    ) -> None:
+        """Send header + rest as one object while the small products are made."""
+        frame, koaid = made.frame, made.frame.identity.koaid
+        updates, facts = made.outcome.updates, frame.facts
+        header = await think(make.archived_header, raw.data, raw.structure, updates)
+        rest = raw.data[frame.hdus[0].data_start :]
+        now = utcnow()
+        timeline = made.timeline.merged(Timeline(process_end=now, transfer_start=now))
+        await self.db.write(
+            self.store.transferring, job, timeline, koaid=koaid,
+            facts=facts.model_dump(mode="json"), raw_sha256=made.raw.sha256,
+            read_size=made.raw.size, read_mtime_ns=raw.mtime_ns,
+        )  # fmt: skip
+        self.told()
+        shelf = Shelf(self, f"{row.frame_id}/{row.generation}/{job.token}")
+        size = len(header) + len(rest)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
+            columns = self.columns[row.instrument]
+            small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
+            for content in (*pictures, *small):
+                group.create_task(shelf.put(content))
+        await shelf.put(make.md5_product(koaid, shelf.stored))
+        findings = [*made.findings, *remarks]
+        times = Timeline.model_validate(row.timeline or {}).merged(timeline)
+        prepared = FilePrepared(
+            frame_id=row.frame_id, generation=row.generation, attempt=job.token,
+            koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
+            path=row.path, utdatetime=frame.identity.ut, products=shelf.products,
+            raw=RawFile(size=made.raw.size, sha256=made.raw.sha256, md5=made.raw.md5),
+            metadata=core_metadata(frame, made.outcome, size),
+            header=make.read_header(header).as_list(),
+            program=program_of(frame, made.outcome), findings=findings, timeline=times,
+        )  # fmt: skip
+        await shelf.put(make.manifest(prepared))
+        times = times.merged(Timeline(transfer_end=utcnow()))
+        last = {"products": shelf.products, "timeline": times}
+        prepared = prepared.model_copy(update=last)
+        enrich_in = ENRICH_FIRST if facts.missing else None
+        await self.db.write(self.store.transferred, job, prepared, enrich_in)
+        self.workshop.wake("handover", "enrich")
+        self.told()
+        self.metrics.bytes_read.labels(row.instrument).inc(made.raw.size)
+        self._count(row, findings)
+
+    def _failed(self, session: Session, job: Job, failure: Failure) -> None:
+        error = failure.error
+        if isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        finding = Finding(
+            code="CODE_ERROR", severity=Severity.ERROR, step=job.queue,
+            message=f"{type(error).__name__}: {error}",
+        )  # fmt: skip
+        self.store.note(session, job, finding, failure.attempt, failure.delay)
+
+    async def hand_over(self, job: Job) -> None:
+        """Tell the ingestor what lies in staging."""
+        row = await self.db.read(self.store.file_of, job)
+        prepared, now = FilePrepared.model_validate(row.prepared), utcnow()
+        timeline = prepared.timeline.merged(Timeline(notified=now))
+        try:
+            await self.ingestor.hand_over(prepared.model_copy(update={"timeline": timeline}))
+        except PeerRefused as refusal:
+            finding = Finding(
+                code="HANDOVER_REFUSED", severity=Severity.ERROR, step="handover",
+                message=f"{refusal.code}: {refusal}",
+            )  # fmt: skip
+            await self._end(job, Status.ERROR, [finding])
+            return
+        await self.db.write(self.store.handed_over, job, now)
+        logger.info("Frame handed over", frame_id=row.frame_id, koaid=row.koaid)
+
+    async def enrich(self, job: Job) -> None:
+        """Ask again for facts that were not there in time; touch no pixel."""
+        row = await self.db.read(self.store.file_of, job)
+        before, prepared = (
+            Facts.model_validate(row.facts),
+            FilePrepared.model_validate(row.prepared),
+        )
+        instrument = self.instruments[row.instrument]
+        mtime = datetime.fromtimestamp((row.read_mtime_ns or 0) / 1e9, UTC)
+        view = View([make.stored_header(prepared.header)], row.path, mtime, instrument)
+        now = await self._gather(row.instrument, view, prepared.utdatetime, 10.0)
+        if not set(before.missing) - set(now.missing):
+            raise NotYet(f"still missing: {', '.join(now.missing)}", ENRICH_LATER)
+        frame = Frame(
+            hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument, facts=now,
+            identity=identify(view, self.config.koaid_fraction), data=memoryview(b""),
+        )  # fmt: skip
+        late = [call for call in instrument.rules if call.rule in LATE_RULES]
+        outcome = await think(run_rules, frame, late)
+        weather = {k: v for k, (v, _) in outcome.keywords.items() if k.startswith(("WX", "GUID"))}
+        told = {"program": program_of(frame, outcome), "weather": weather or None}
+        facts = now.model_dump(mode="json")
+        await self.db.write(self.store.enriched, job, facts, **told)
+        self.told()
+
+    def _enrich_failed(self, _: Session, job: Job, failure: Failure) -> None:
+        logger.warning("Frame not enriched", key=job.key, why=str(failure.error))
+
+
+class Shelf:
+    """One attempt's place in staging, and what lies there already."""
+
+    def __init__(self, worker: Worker, prefix: str) -> None:
+        self._objects, self._bucket = worker.objects, worker.config.staging_bucket
+        self._prefix = prefix
+        self._roles: dict[str, str] = {}
+        self.stored: dict[str, Digests] = {}
+
+    async def put(self, content: Content) -> None:
+        """Store one product and take its digests, side by side."""
+        sending = self._objects.put(
+            self._bucket, f"{self._prefix}/{content.name}", *content.buffers
+        )
+        _, found = await asyncio.gather(sending, think(make.digests, *content.buffers))
+        self._roles[content.name], self.stored[content.name] = content.role, found
+
+    @property
+    def products(self) -> list[Any]:
+        """What lies there, as the contract tells it."""
+        return [
+            make.product(name, self._roles[name], f"{self._prefix}/{name}", found)
+            for name, found in sorted(self.stored.items())
+        ]

@@ -1,0 +1,134 @@
+"""Raw files: read once, whole and unchanging; or rebuilt from the archive."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import structlog
+
+from koa_shared import fits
+from koa_shared.contracts import utcnow
+from koa_shared.db import Database
+from koa_shared.disks import Disks, contained
+from koa_shared.errors import FrameFault, NotYet
+from koa_shared.fits import FitsError, Structure
+from koa_shared.instruments import Instrument
+from koa_shared.jobs.queue import Job
+from koa_shared.objects import ObjectStore
+
+from ..config import Config
+from ..errors import RawGone
+from ..pipeline import frame as make
+from ..store import File, Store
+
+logger = structlog.get_logger("koa_preparer")
+T = TypeVar("T")
+
+CHUNK = 8 << 20
+SLOWEST = 2 << 20  # bytes/s; a mount that reads slower than that counts as hung
+_CPU = ThreadPoolExecutor(4, "cpu")
+
+
+async def think(function: Callable[..., T], *args: Any) -> T:
+    """Run a function that computes in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(_CPU, function, *args)
+
+
+class Raw(NamedTuple):
+    """A file as it was read."""
+
+    data: memoryview
+    mtime_ns: int
+    structure: Structure
+
+
+class Reader:
+    """Reads the raw files of all instruments."""
+
+    def __init__(
+        self, config: Config, db: Database, store: Store, disks: Disks,
+        objects: ObjectStore, instruments: dict[str, Instrument],
+    ) -> None:  # fmt: skip
+        self.config, self.db, self.store = config, db, store
+        self.disks, self.objects, self.instruments = disks, objects, instruments
+
+    async def read(self, row: File, job: Job) -> Raw:
+        """Return the file, complete.
+
+        Raises NotYet while it is missing or grows, FrameFault when it stays so.
+        """
+        if (row.size, row.mtime_ns) == (0, 0):
+            raise FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}")
+        if row.generation > 1 and row.raw_sha256 and row.koaid:
+            return await self._same_bytes(row)
+        try:
+            data, mtime_ns = await self.bytes(row)
+            return Raw(data, mtime_ns, await self._examine(row, data))
+        except FileNotFoundError as error:
+            fault, size = FrameFault("FITS_NOT_FOUND", str(error)), -1
+        except (fits.Truncated, fits.EmptyFile) as error:
+            fault, size = FrameFault(error.code, str(error)), getattr(error, "size", 0)
+        except FitsError as error:
+            raise FrameFault(error.code, str(error), "structure") from error
+        since = await self.db.write(self.store.seen, job, size)
+        waited = (utcnow() - since).total_seconds()
+        if waited >= self.config.missing_seconds:
+            raise fault
+        raise NotYet(str(fault), min(max(waited / 2, 0.05), 5.0))
+
+    async def bytes(self, row: File) -> tuple[memoryview, int]:
+        """Return what the file holds now, and its mtime in ns."""
+        local = self.disks.map.local(row.path)
+        roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
+        read, limit = lambda: read_file(contained(local, roots)), 30 + row.size / SLOWEST
+        return await self.disks.run(row.path, row.instrument, read, limit)
+
+    async def _examine(self, row: File, data: memoryview) -> Structure:
+        return await think(fits.read_structure, data, self.instruments[row.instrument].min_hdus)
+
+    async def _same_bytes(self, row: File) -> Raw:
+        """Return the recorded bytes again: from the disk, else from the archive."""
+        data, mtime_ns = memoryview(b""), row.read_mtime_ns or row.mtime_ns
+        try:
+            data, mtime_ns = await self.bytes(row)
+        except (OSError, FrameFault, NotYet) as error:
+            logger.info("Raw file is gone, asking the archive", why=str(error))
+        if (await think(make.digests, data)).sha256 != row.raw_sha256:
+            data = await self._from_archive(row)
+        return Raw(data, mtime_ns, await self._examine(row, data))
+
+    async def _from_archive(self, row: File) -> memoryview:
+        """Return raw_header + rest of the archived version that is these raw bytes."""
+        bucket, koaid = self.config.archive_bucket, row.koaid or ""
+        prefix = f"{row.instrument}/{koaid.split('.')[1]}/lev{row.level}/{koaid}/"
+        for key in await self.objects.names(bucket, prefix):
+            if key.endswith(".raw_header"):
+                header = await self.objects.get(bucket, key)
+                file = await self.objects.get(bucket, f"{key.removesuffix('raw_header')}fits")
+                start = fits.read_structure(file).hdus[0].data_start
+                data = memoryview(header + file[start:])
+                if (await think(make.digests, data)).sha256 == row.raw_sha256:
+                    return data
+        raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
+
+
+def read_file(path: str) -> tuple[memoryview, int]:
+    """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            raise FrameFault("FITS_FILE_TYPE_ERROR", "this is not a regular file")
+        view, at = memoryview(bytearray(before.st_size)), 0
+        while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
+            at += n
+        after = os.fstat(handle)
+    finally:
+        os.close(handle)
+    same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    if at != len(view) or not same:
+        raise NotYet("the file changed while it was read", 0.05)
+    return view.toreadonly(), after.st_mtime_ns

@@ -1,0 +1,1 @@
+"""`koa`: what observers and operators do from a command line."""

@@ -1,0 +1,104 @@
+"""The skeleton of a service's process: what `app` of each of them fills in."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import Table
+
+from . import logs
+from .client import open_http
+from .config import ServiceConfig
+from .db import Database, ping
+from .jobs.queue import JobQueue
+from .jobs.workshop import Workshop
+from .metrics import Metrics
+from .retry import Circuits
+from .web import build_app
+
+logger = structlog.get_logger("koa_shared")
+
+
+class Service:
+    """What lives as long as a service's process; tests open several in one."""
+
+    name: ClassVar[str]
+    migrations: ClassVar[Path]
+
+    def __init__(self, config: ServiceConfig, table: Table, metrics: Metrics) -> None:
+        self.config, self.metrics = config, metrics
+        self.circuits = Circuits(metrics)
+        self.db = Database(config.database(self.name), self.migrations)
+        self.queue = JobQueue(table, config.instance)
+        self.workshop = Workshop(self.db, self.queue, self.circuits, metrics)
+        self.http = open_http(config.token(), config.ca_file)
+
+    def wake(self, *queues: str) -> None:
+        """Jobs were put into these queues."""
+        self.workshop.wake(*queues)
+
+    async def start(self) -> None:
+        """Do what must be done before the lanes open."""
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the loops beside the lanes."""
+        return []
+
+    async def ready(self) -> None:
+        """Raise unless the own database can be used."""
+        await self.db.read(ping)
+
+    async def details(self) -> dict[str, Any]:
+        """Tell the state of peers, S3, sources and disks."""
+        states = {name: circuit.reason or "closed" for name, circuit in self.circuits.items()}
+        return {"circuits": states}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run until the block ends; raises SchemaTooOld before anything starts."""
+        self.db.check_schema()
+        async with AsyncExitStack() as stack:
+            stack.callback(self.db.close)
+            await stack.enter_async_context(self.http)
+            await self.start()
+            await stack.enter_async_context(self.workshop.open())
+            loops = [asyncio.create_task(loop) for loop in self.tasks()]
+            yield
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+
+def create(config: ServiceConfig, make: Callable[[Any], Service], router: APIRouter) -> FastAPI:
+    """Return the application; its context is made when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.context = make(config)
+        async with app.state.context.running():
+            yield
+
+    return build_app(make.name, config, lifespan, router)  # type: ignore[attr-defined]
+
+
+def run(
+    make: type[Service], settings: Callable[[], ServiceConfig], app: Callable[[Any], FastAPI]
+) -> None:
+    """Serve until SIGTERM, or `migrate` the database if that is what is asked."""
+    config = settings()
+    logs.configure_logging(make.name, config.log_format)
+    if sys.argv[1:] == ["migrate"]:
+        Database(config.database(make.name), make.migrations).migrate()
+        return
+    if config.dev:
+        logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
+    uvicorn.run(
+        app(config), host=config.host, port=config.port, log_config=None,
+        server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
+    )  # fmt: skip
