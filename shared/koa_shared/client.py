@@ -38,12 +38,12 @@ class PeerRefused(Rejected):
 
 
 class PeerFault(DependencyDown):
-    """The peer answered, but not as it should; `code` is "" where it is not ours."""
+    """The peer answered, but not as it should."""
 
     def __init__(self, name: str, answer: httpx.Response, problem: Problem | None) -> None:
-        self.status, self.code = answer.status_code, problem.code if problem else ""
-        self.detail = problem.detail if problem else answer.text[:200]
-        super().__init__(name, f"answered {self.status}: {self.detail}")
+        self.status = answer.status_code
+        text = f"{problem.code}: {problem.detail}" if problem else answer.text[:200]
+        super().__init__(name, f"answered {self.status} {text}")
 
 
 def open_http(token: str | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:

@@ -72,7 +72,8 @@ class ObjectStore:
             http_client=urllib3.PoolManager(
                 maxsize=THREADS,
                 # The longest step is a 140 MB copy (2 s here); 60 s is a hung store.
-                timeout=urllib3.Timeout(connect=3, read=60),
+                # `connect` also bounds each write of a body: a busy store stalls one.
+                timeout=urllib3.Timeout(connect=20, read=60),
                 retries=False,
                 ca_certs=str(ca_file) if ca_file else None,
             ),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from koa_shared.metrics import LATENCY_BUCKETS, Metrics
+from koa_shared.metrics import BUCKETS, Metrics
 
 SERVICES = ("monitor", "preparer", "ingestor")
 ALL = set(SERVICES)
@@ -60,4 +60,4 @@ def test_all_follow_the_style(service: str) -> None:
 
 
 def test_buckets() -> None:
-    assert LATENCY_BUCKETS == BUCKETS
+    assert BUCKETS == BUCKETS

@@ -3,6 +3,7 @@
 Each row is announced, a good frame of the same instrument right behind it.
 """
 
+import contextlib
 import gzip
 import itertools
 import os
@@ -47,6 +48,7 @@ class Case:
     broadcast: bool = False
     prepare: Callable[[Site, Path], None] = field(default=lambda site, local: None)
     fault: str | None = None
+    instrument: str = "NIRES"
 
     def __post_init__(self) -> None:
         self.path = self.path or f"{FOLDER}/x{next(numbers):05}.fits"
@@ -77,13 +79,12 @@ def with_cards(data: bytes, *cards: bytes) -> bytes:
     size = header_size(data)
     lines = [data[at : at + CARD] for at in range(0, size, CARD)]
     lines = lines[: next(n for n, text in enumerate(lines) if text[:8] == b"END     ")]
+    places = {text[:8]: n for n, text in reversed(list(enumerate(lines)))}
     for new in cards:
-        places = [n for n, text in enumerate(lines) if text[:8] == new[:8]]
-        lines[places[0] if places else len(lines) :][:1] = [new]
-        if places:
-            lines[places[0]] = new
-        else:
+        if (place := places.get(new[:8])) is None:
             lines.append(new)
+        else:
+            lines[place] = new
     head = b"".join([*lines, b"END".ljust(CARD)])
     return head.ljust(-(-len(head) // BLOCK) * BLOCK) + data[size:]
 
@@ -112,7 +113,8 @@ def flipped() -> Case:
     path, data = frame(instrument="NIRC2")
     middle = header_size(data) + 1000
     wrong = bytes([data[middle] ^ 1])
-    return Case(data[:middle] + wrong + data[middle + 1 :], path)
+    data = data[:middle] + wrong + data[middle + 1 :]
+    return Case(data, path, instrument="NIRC2")
 
 
 def repeated() -> Case:
@@ -262,22 +264,34 @@ BUILDERS: dict[str, Callable[[], Case]] = {
 
 
 def params() -> Iterator[Any]:
-    for case, status, code in TABLE:
-        for database in ("sqlite", "postgresql"):
+    for database in ("sqlite", "postgresql"):
+        for case, status, code in TABLE:
             if database == "sqlite" or case.startswith("hostile"):
                 yield pytest.param(database, case, status, code, id=f"{case}-{database}")
 
 
 @pytest.fixture(scope="module")
-def site(
+def site_on(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    """Run an installation on the database asked for that gives up soon."""
-    url = request.getfixturevalue("postgres") if request.param != "sqlite" else ""
-    var = tmp_path_factory.mktemp("malformed") / "var"
+) -> Iterator[Callable[[str], Site]]:
+    """Give the installation on a database, started when first asked for.
+
+    It gives up soon on what is missing or incomplete.
+    """
     env = {"KOA_MISSING_SECONDS": str(MISSING_SECONDS)}
-    with running(var, db=url, env=env) as site:
-        yield site
+    open_: dict[str, Site] = {}
+    with contextlib.ExitStack() as stack:
+
+        def site_on(database: str) -> Site:
+            if database not in open_:
+                is_pg = database == "postgresql"
+                url = request.getfixturevalue("postgres") if is_pg else ""
+                var = tmp_path_factory.mktemp("malformed") / "var"
+                context = running(var, db=url, env=env)
+                open_[database] = stack.enter_context(context)
+            return open_[database]
+
+        yield site_on
 
 
 def test_the_table_and_the_cases_are_the_same() -> None:
@@ -319,7 +333,7 @@ def announce(site: Site, sent: Case) -> Frame:
         command = [sys.executable, "-c", CAPUT, sent.path]
         subprocess.run(command, env=site.stack.environment(), check=True, timeout=20)
         return site.trigger(sent.path)
-    answer: Frame = site.submit(sent.path, "NIRES").json()
+    answer: Frame = site.submit(sent.path, sent.instrument).json()
     return answer
 
 

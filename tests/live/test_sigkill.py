@@ -29,6 +29,7 @@ EACH = 50  # frames of each of the four instruments
 LARGE = 140_000_000
 STEPS, KILLS, MOST_KILLS = 8, 3, 8  # steps to hit; kills of each service
 BURST_SECONDS = 120
+BUSY_SECONDS = 4  # that a kill waits for something to interrupt
 
 
 def rows(site: Site, service: str, query: str, *args: Any) -> list[tuple[Any, ...]]:
@@ -105,12 +106,19 @@ class Killer:
         """Kill until it is enough, in rounds over all services."""
         for _ in range(MOST_KILLS):
             for service in self.chance.sample(SERVICES, len(SERVICES)):
-                time.sleep(self.chance.uniform(0.1, 1.5))
                 self.site.stack.wait_ready(service)
-                time.sleep(self.chance.uniform(0, 0.5))
+                time.sleep(self.chance.uniform(0, 1))
+                self.wait_busy(service)
                 self.strike(service)
             if self.enough():
                 return
+
+    def wait_busy(self, service: str) -> None:
+        """Wait for work, a few seconds, and let a random part of it be done."""
+        until = time.monotonic() + BUSY_SECONDS
+        while not steps(self.site, service) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(self.chance.uniform(0, 0.1))
 
     def strike(self, service: str) -> None:
         """Stop it, look what it is doing, kill it, start it again."""

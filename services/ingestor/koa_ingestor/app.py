@@ -30,9 +30,8 @@ class Ingestor(service.Service):
         self.store = Store(self.queue)
         self.objects = ObjectStore(config, config.ca_file)
         self.worker = Worker(
-            config, self.store, self.objects, self.metrics,
-            published=self.published, workshop=self.workshop,
-        )  # fmt: skip
+            config, self.store, self.objects, self.metrics, self.workshop, self.published
+        )
         self._changed = asyncio.Event()
 
     def published(self) -> None:

@@ -37,21 +37,19 @@ def judge(
 
     `accepted` is an operator's word that other raw bytes are the next version.
     """
+    mine = [held for held in versions if held.frame_id == frame.frame_id]
     kept = [held for held in versions if held.committed]
-    for held in versions:
-        if (held.frame_id, held.generation) == (frame.frame_id, frame.generation):
-            return Verdict.RESUME, held
-    if any(held.frame_id == frame.frame_id for held in kept):
+    begun = [held for held in versions if not held.committed and held not in mine]
+    same = [held for held in kept if held.raw_sha256 == frame.raw.sha256]
+    if ours := [held for held in mine if held.generation == frame.generation]:
+        return Verdict.RESUME, ours[0]
+    if any(held.committed for held in mine):
         return Verdict.NEW, None
-    for held in kept:
-        if held.raw_sha256 == frame.raw.sha256:
-            return Verdict.DUPLICATE, held
+    if same:
+        return Verdict.DUPLICATE, same[0]
     if kept and not accepted:
         return Verdict.CONFLICT, kept[-1]
-    for held in versions:
-        if not held.committed and held.frame_id != frame.frame_id:
-            return Verdict.WAIT, held
-    return Verdict.NEW, None
+    return (Verdict.WAIT, begun[0]) if begun else (Verdict.NEW, None)
 
 
 def archive_key(where: tuple[str, int, str, int], name: str) -> str:

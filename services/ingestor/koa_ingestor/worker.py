@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -28,18 +29,21 @@ CLAIM_WAIT = 0.2  # s until another frame of the same KOAID is looked at again
 CODES = {VerificationFailed: "VERIFICATION_FAILED", ObjectMissing: "STAGING_MISSING"}
 
 
+@dataclass
 class Worker:
     """Handlers of the ingestor's lanes."""
 
-    def __init__(
-        self, config: Config, store: Store, objects: ObjectStore, metrics: IngestorMetrics,
-        *, published: Callable[[], None], workshop: Workshop,
-    ) -> None:  # fmt: skip
-        self.config, self.store, self.objects = config, store, objects
-        self.metrics, self.published, self.db = metrics, published, workshop.db
-        needs = ("s3",)
-        workshop.add(
-            Lane("ingest", self.ingest, self._failed, 4, needs, settled=published),
+    config: Config
+    store: Store
+    objects: ObjectStore
+    metrics: IngestorMetrics
+    workshop: Workshop
+    published: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.db, needs = self.workshop.db, ("s3",)
+        self.workshop.add(
+            Lane("ingest", self.ingest, self._failed, 4, needs, settled=self.published),
             Lane("sweep", self.sweep, self._sweep_failed, 1, needs),
         )
 
@@ -130,7 +134,7 @@ class Worker:
             step="promote", message=str(error) or repr(error),
         )  # fmt: skip
         status = Status.ERROR if failure.delay is None else None
-        self.store.note(session, job, finding, status, failure.attempt, failure.delay)
+        self.store.note(session, job, finding, status, failure)
 
     async def sweep(self, job: Job) -> None:
         """Empty a frame's staging."""

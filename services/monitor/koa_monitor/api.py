@@ -1,6 +1,6 @@
 """The monitor's front door."""
 
-import os
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -113,7 +113,7 @@ async def submit(submission: Submission, ctx: Ctx, _: Producer, response: Respon
         return Submitted(frame_id=None, decision="ignored", reason=reason)
     local = ctx.disks.map.local(path)
     try:
-        found = await ctx.disks.run(path, instrument.name, lambda: os.stat(local))
+        found = await ctx.disks.run(path, instrument.name, Path(local).stat)
     except (OSError, ValueError) as error:
         raise FileMissing(f"{path}: {error}") from error
     stat = Stat(path, found.st_size, found.st_mtime_ns)

@@ -45,10 +45,10 @@ class Monitor(service.Service):
         self.instruments = load_instruments(config.instruments_dir)
         self.sources = chosen(self.instruments, config.sources)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
+        preparer = Preparer("preparer", config.preparer_url, self.http)
         self.worker = Worker(
-            config, self.store, self.disks,
-            Preparer("preparer", config.preparer_url, self.http), self.metrics,
-            instruments=self.instruments, workshop=self.workshop,
+            config, self.store, self.disks, preparer, self.metrics, self.workshop,
+            self.instruments,
         )  # fmt: skip
         tell, circuit = self.ingestor.tell, self.circuits["ingestor"]
         self.sender = EventSender(self.db, outbox, tell, circuit)

@@ -4,7 +4,7 @@ from koa_shared.errors import NotFound, Rejected
 
 
 class UnknownSource(NotFound):
-    """This monitor hears no source of that name."""
+    """No source of that name is heard here."""
 
     code = "unknown_source"
 

@@ -84,7 +84,7 @@ class Store:
             values = {"name": name, "paused": False, "first_start": utcnow()}
             insert_new(session, SourceRow, values)
 
-    def note_source(self, session: Session, name: str, **values: Any) -> None:
+    def note_source(self, session: Session, /, name: str, **values: Any) -> None:
         """Change what is remembered of a source."""
         session.execute(update(SourceRow).where(col(SourceRow.name) == name).values(values))
 
@@ -107,7 +107,7 @@ class Store:
         """Return the broadcast that a job is about."""
         return session.get_one(Broadcast, int(job.key))
 
-    def decide(self, session: Session, job: Job, **decided: Any) -> None:
+    def decide(self, session: Session, /, job: Job, **decided: Any) -> None:
         """Record what was decided about a broadcast."""
         self.queue.finish(session, job)
         mine = update(Broadcast).where(col(Broadcast.id) == int(job.key))
@@ -163,7 +163,8 @@ class Store:
         newest = select(func.max(File.mtime_ns)).where(File.instrument == instrument)
         if found := session.exec(newest).one():
             return datetime.fromtimestamp(found / 1e9, UTC) - LOOK_BACK
-        return session.exec(select(func.min(SourceRow.first_start))).one() or utcnow()
+        first: datetime | None = session.scalar(select(func.min(SourceRow.first_start)))
+        return first or utcnow()
 
     def resend(self, session: Session, instrument: str, since: datetime) -> int:
         """Announce again what the ledger has since then; the preparer sorts it out."""

@@ -1,6 +1,7 @@
 """The monitor's workshop: what was heard becomes a file, a file is announced."""
 
 import os
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,7 @@ from koa_shared.client import PeerRefused, Preparer
 from koa_shared.contracts import FileWritten, Inventory, Origin, Trigger, utcnow
 from koa_shared.disks import Disks
 from koa_shared.errors import NotYet
-from koa_shared.instruments import Instrument, Source
+from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Failure, Lane, Workshop
 
@@ -30,25 +31,27 @@ RESCAN_LIMIT = 300.0  # s; a whole data root over NFS
 OLD_DIRECTORY = timedelta(days=2)
 
 
+@dataclass
 class Worker:
     """Handlers of the monitor's lanes."""
 
-    def __init__(
-        self, config: Config, store: Store, disks: Disks, preparer: Preparer,
-        metrics: MonitorMetrics, *, instruments: dict[str, Instrument], workshop: Workshop,
-    ) -> None:  # fmt: skip
-        self.config, self.store, self.disks = config, store, disks
-        self.preparer, self.metrics, self.instruments = preparer, metrics, instruments
-        self.paused: set[str] = set()
-        self.inventories: list[Inventory] = []
-        self._sources: dict[str, tuple[Source, Instrument]] = {
-            source.name: (source, i) for i in instruments.values() for source in i.sources
-        }
-        self.workshop, self.db = workshop, workshop.db
-        workshop.add(
+    config: Config
+    store: Store
+    disks: Disks
+    preparer: Preparer
+    metrics: MonitorMetrics
+    workshop: Workshop
+    instruments: dict[str, Instrument]
+    paused: set[str] = field(default_factory=set)
+    inventories: list[Inventory] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.db, every = self.workshop.db, self.instruments.values()
+        self._sources = {source.name: (source, i) for i in every for source in i.sources}
+        self.workshop.add(
             Lane("resolve", self.resolve, self._failed, slots=16, paused=self._held),
             Lane("announce", self.announce, self._failed, slots=8, needs=("preparer",)),
-            Lane("rescan", self.rescan, self._failed, paused=disks.paused),
+            Lane("rescan", self.rescan, self._failed, paused=self.disks.paused),
         )
 
     def _held(self) -> frozenset[str]:
@@ -92,7 +95,7 @@ class Worker:
     async def _look(self, heard: Broadcast, instrument: Instrument, path: str) -> Stat:
         local = self.disks.map.local(path)
         try:
-            found = await self.disks.run(path, instrument.name, lambda: os.stat(local))
+            found = await self.disks.run(path, instrument.name, Path(local).stat)
         except (OSError, ValueError) as error:
             delay = look_again(heard.heard, utcnow(), self.config.missing_seconds)
             if delay is not None:
@@ -154,7 +157,7 @@ class Worker:
             for name in names:
                 path = self.disks.map.announced(f"{folder}/{name}")
                 try:
-                    seen = os.stat(f"{folder}/{name}")
+                    seen = Path(folder, name).stat()
                 except OSError:
                     continue  # gone again, or a dangling link
                 if oldest <= seen.st_mtime <= newest and is_wanted(instrument, path):

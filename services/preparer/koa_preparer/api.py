@@ -6,14 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from koa_shared import logs
-from koa_shared.contracts import (
-    Accepted,
-    FileWritten,
-    Finding,
-    Status,
-    Time,
-    Timeline,
-)
+from koa_shared.contracts import Accepted, FileWritten, FrameView, Status, Time
 from koa_shared.errors import Conflict, Rejected
 from koa_shared.web import Caller, Operator, Producer
 
@@ -28,7 +21,7 @@ class Order(BaseModel):
 
 
 class Release(Order):
-    """Which finding is waived."""
+    """Which findings are waived."""
 
     waive: list[str]
 
@@ -46,25 +39,6 @@ class Since(BaseModel):
     since: Time
 
 
-class FileView(BaseModel):
-    """A frame as the preparer knows it."""
-
-    frame_id: str
-    generation: int
-    status: Status
-    step: str
-    instrument: str
-    source: str
-    path: str
-    koaid: str | None
-    origin: str
-    findings: list[Finding]
-    timeline: Timeline
-    attempt: int
-    next_attempt_at: Time | None
-    raw_sha256: str | None
-
-
 def _context(request: Request) -> Any:
     return request.app.state.context
 
@@ -72,22 +46,29 @@ def _context(request: Request) -> Any:
 Ctx = Annotated[Any, Depends(_context)]
 
 
-def _show(row: Any) -> FileView:
-    return FileView.model_validate(
-        {name: getattr(row, name) for name in FileView.model_fields}
-        | {"timeline": row.timeline or {}, "findings": row.findings or []}
-    )
+def _known_instrument(name: str, ctx: Ctx) -> str:
+    if name not in ctx.instruments:
+        raise Rejected(f"no instrument {name!r}", code="unknown_instrument")
+    return name
+
+
+Known = Annotated[str, Depends(_known_instrument)]
+
+
+def _show(row: Any) -> FrameView:
+    names = set(FrameView.model_fields) & set(type(row).model_fields)
+    return FrameView.model_validate(row.model_dump(include=names))
 
 
 def _accepted(row: Any) -> Accepted:
-    return Accepted(frame_id=row.frame_id, generation=row.generation, status=Status(row.status))
+    status = Status(row.status)
+    return Accepted(frame_id=row.frame_id, generation=row.generation, status=status)
 
 
-@router.post("/files", summary="An instrument has written a file")
+@router.post("/files", status_code=202, summary="An instrument has written a file")
 async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response) -> Accepted:
     """202: taken on, durable here. 200: known, also if its bytes were read already."""
-    if file.instrument not in ctx.instruments:
-        raise Rejected(f"no instrument {file.instrument!r}", code="unknown_instrument")
+    _known_instrument(file.instrument, ctx)
     fresh, row = await ctx.db.write(ctx.store.announce, file, logs.traceparent())
     if fresh:
         ctx.wake("prepare")
@@ -96,21 +77,21 @@ async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response)
 
 
 @router.get("/frames/{frame_id}", summary="A frame as the preparer knows it")
-async def get_frame(frame_id: str, ctx: Ctx, _: Operator) -> FileView:
+async def get_frame(frame_id: str, ctx: Ctx, _: Operator) -> FrameView:
     """Return status, findings and timeline of the last generation."""
     return _show(await ctx.db.read(ctx.store.file, frame_id))
 
 
 @router.get("/parked", summary="Frames that wait for an operator")
-async def parked(ctx: Ctx, _: Operator) -> list[FileView]:
+async def parked(ctx: Ctx, _: Operator) -> list[FrameView]:
     """Return the frames that are ERROR here."""
     return [_show(row) for row in await ctx.db.read(ctx.store.parked)]
 
 
-async def _again(
-    ctx: Any, frame_id: str, verb: str, options: dict[str, Any], who: Caller, why: str
-) -> Accepted:
-    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, (who.name, why))
+async def _again(ctx: Any, frame_id: str, verb: str, who: Caller, order: Order) -> Accepted:
+    options = order.model_dump(exclude={"why"}, exclude_none=True)
+    deed = (who.name, order.why)
+    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, deed)
     ctx.wake("prepare")
     return _accepted(row)
 
@@ -121,13 +102,13 @@ async def retry(frame_id: str, ctx: Ctx, who: Operator, order: Order | None = No
     row = await ctx.db.read(ctx.store.file, frame_id)
     if row.status not in (Status.ERROR, Status.INVALID):
         raise Conflict(f"{frame_id} is {row.status}; use reprocess")
-    return await _again(ctx, frame_id, "retry", {}, who, (order or Order()).why)
+    return await _again(ctx, frame_id, "retry", who, order or Order())
 
 
 @router.post("/frames/{frame_id}/release", summary="Let an invalid frame pass")
 async def release(frame_id: str, ctx: Ctx, who: Operator, order: Release) -> Accepted:
     """A new generation that waives the findings named; on record with the reason."""
-    return await _again(ctx, frame_id, "release", {"waive": order.waive}, who, order.why)
+    return await _again(ctx, frame_id, "release", who, order)
 
 
 @router.post("/frames/{frame_id}/reprocess", summary="Make the products anew")
@@ -135,32 +116,21 @@ async def reprocess(
     frame_id: str, ctx: Ctx, who: Operator, order: Reprocess | None = None
 ) -> Accepted:
     """A new generation and version, from the same raw bytes."""
-    order = order or Reprocess()
-    options = order.model_dump(exclude={"why"}, exclude_none=True)
-    return await _again(ctx, frame_id, "reprocess", options, who, order.why)
-
-
-async def _pause(
-    ctx: Any, name: str, who: Caller, order: Order | None, *, paused: bool
-) -> dict[str, Any]:
-    if name not in ctx.instruments:
-        raise Rejected(f"no instrument {name!r}", code="unknown_instrument")
-    deed = (who.name, (order or Order()).why)
-    await ctx.db.write(ctx.store.pause, name, deed, paused=paused)
-    await ctx.refresh_paused()
-    return {"instrument": name, "paused": paused}
+    return await _again(ctx, frame_id, "reprocess", who, order or Reprocess())
 
 
 @router.post("/instruments/{name}/pause", summary="Hold an instrument's frames back")
-async def pause(name: str, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
+async def pause(name: Known, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
     """Frames are still accepted; they wait in the ledger."""
-    return await _pause(ctx, name, who, order, paused=True)
+    return dict(await ctx.hold(name, (who.name, (order or Order()).why), paused=True))
 
 
 @router.post("/instruments/{name}/resume", summary="Let an instrument's frames go on")
-async def resume(name: str, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
+async def resume(
+    name: Known, ctx: Ctx, who: Operator, order: Order | None = None
+) -> dict[str, Any]:
     """What was held back is worked off, newest first."""
-    return await _pause(ctx, name, who, order, paused=False)
+    return dict(await ctx.hold(name, (who.name, (order or Order()).why), paused=False))
 
 
 @router.post("/resend", summary="Hand over again what was prepared since then")

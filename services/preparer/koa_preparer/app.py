@@ -46,27 +46,28 @@ class Preparer(service.Service):
         ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         circuit = self.circuits["ingestor"]
         self.sender = EventSender(self.db, outbox, ingestor.tell, circuit)
+        columns = {
+            name: columns_of(name, config.keyword_tables_dir, instrument.columns)
+            for name, instrument in self.instruments.items()
+        }
         disks = Disks(self.circuits, PathMap(config.path_map))
         self.worker = Worker(
             config, self.store,
             Reader(config, self.db, self.store, disks, self.objects, self.instruments),
-            ingestor, self.provider, self.metrics,
-            columns={
-                name: columns_of(name, config.keyword_tables_dir, instrument.columns)
-                for name, instrument in self.instruments.items()
-            },
-            workshop=self.workshop, told=self.sender.wake,
+            ingestor, self.provider, self.metrics, self.workshop, columns, self.sender.wake,
         )  # fmt: skip
 
-    async def refresh_paused(self) -> None:
-        """Read again which instruments are held back."""
+    async def hold(self, name: str, deed: tuple[str, str], *, paused: bool) -> dict[str, Any]:
+        """Hold an instrument's frames back, or let them go on; `deed` is (who, why)."""
+        await self.db.write(self.store.pause, name, deed, paused=paused)
         self.worker.held = await self.db.read(self.store.paused)
         self.wake("prepare")
+        return {"instrument": name, "paused": paused}
 
     async def start(self) -> None:
         """Import what is slow to import, before the first frame has to wait for it."""
         await asyncio.gather(asyncio.to_thread(tables.warm), asyncio.to_thread(preview.warm))
-        await self.refresh_paused()
+        self.worker.held = await self.db.read(self.store.paused)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes."""

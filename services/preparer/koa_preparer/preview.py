@@ -2,11 +2,11 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from astropy.visualization import AsinhStretch, SqrtStretch, ZScaleInterval
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from pydantic import BaseModel, ConfigDict
@@ -18,12 +18,11 @@ MAX_SIDE = 1024  # pixels; a page shows no more, and its JPEG is below 0.5 MB
 QUALITY = 92  # facts 3.7
 SAMPLE = 4_000  # pixels that tell the limits, 2 ms of zscale; production takes 1,000
 LEVELS = 65_536  # steps before the stretch: none of the 256 grays is left out
-SOFTENING = 0.1  # of the asinh stretch, astropy's default and so production's
+CURVES = {"asinh": AsinhStretch(), "sqrt": SqrtStretch()}  # as production has them
 HUGE = 1e100  # beyond it a "pixel" is a bit pattern, and squares overflow
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """The pixels of one HDU as they lie in the file, any BITPIX, and its BSCALE."""
 
     pixels: NDArray[Any]
@@ -33,8 +32,8 @@ class Image:
 class PreviewSpec(BaseModel):
     """The table `[preview]` of an instrument file.
 
-    `method` says which HDUs make which pictures (`METHODS`); a KOAID that ends in one
-    of `skip` has none (NIRC2: `_unp`).
+    `first`: of the primary image, or of the first extension's when the primary has none.
+    A KOAID that ends in one of `skip` has no preview (NIRC2: `_unp`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,28 +48,11 @@ def previews(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> list[tup
 
     What goes wrong is raised as it is: for the caller it is MAKE_JPG_ERROR.
     """
-    if spec.skip and koaid.endswith(spec.skip):
+    if spec.method == "none" or koaid.endswith(spec.skip):
         return []
-    return list(METHODS[spec.method](koaid, spec, images))
-
-
-def _first(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> Iterator[tuple[str, bytes]]:
-    """Yield the primary image, or the first extension's when the primary has none."""
-    for image in images:
-        jpeg = preview(image.pixels, stretch=spec.stretch, bscale=image.bscale)
-        if jpeg is not None:
-            yield f"{koaid}.jpg", jpeg
-            return
-
-
-def _none(*_: object) -> Iterator[tuple[str, bytes]]:
-    return iter(())
-
-
-METHODS: dict[str, Callable[..., Iterator[tuple[str, bytes]]]] = {
-    "first": _first,
-    "none": _none,
-}
+    made = (preview(image.pixels, stretch=spec.stretch, bscale=image.bscale) for image in images)
+    first = next(filter(None, made), None)
+    return [(f"{koaid}.jpg", first)] if first else []
 
 
 def preview(
@@ -88,18 +70,14 @@ def preview(
     """
     if pixels.size == 0:
         return None
+    while pixels.ndim > 2:
+        pixels = pixels[len(pixels) // 2]
     with np.errstate(all="ignore"):
-        image = _reduce(_plane(pixels), max_side)
+        image = _reduce(np.atleast_2d(pixels), max_side)
         gray = _gray(-image if bscale < 0 else image, stretch)
     out = io.BytesIO()
     Picture.fromarray(gray[::-1]).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
-
-
-def _plane(pixels: NDArray[Any]) -> NDArray[Any]:
-    while pixels.ndim > 2:
-        pixels = pixels[len(pixels) // 2]
-    return np.atleast_2d(pixels)
 
 
 def _reduce(plane: NDArray[Any], max_side: int) -> Floats:
@@ -111,11 +89,9 @@ def _reduce(plane: NDArray[Any], max_side: int) -> Floats:
     kind = np.result_type(plane.dtype.newbyteorder("="), np.float32)
     if step == 1:
         return plane.astype(kind)
-    rows, columns = (min(step, side) for side in plane.shape)
-    plane = plane[: len(plane) // rows * rows, : plane.shape[1] // columns * columns]
-    parts = [
-        plane[y::rows, x::columns].astype(kind) for y in {0, rows // 2} for x in {0, columns // 2}
-    ]
+    y, x = (min(step, side) for side in plane.shape)
+    plane = plane[: len(plane) // y * y, : plane.shape[1] // x * x]
+    parts = [plane[row::y, col::x].astype(kind) for row in {0, y // 2} for col in {0, x // 2}]
     mean = sum(parts[1:], parts[0]) / len(parts)
     if (lost := np.isnan(mean)).any():  # one NaN must not blacken its neighbours
         mean[lost] = np.fmax.reduce([part[lost] for part in parts])
@@ -129,8 +105,14 @@ def _gray(image: Floats, stretch: Stretch) -> NDArray[np.uint8]:
     np.fmax(image, 0, out=image)  # first: it makes NaN 0, fmin would make it 1
     np.fmin(image, 1, out=image)
     image *= LEVELS - 1
-    index = image.astype(np.uint16)
-    return _table(stretch, index).take(index)
+    level = image.astype(np.uint16)
+    if stretch == "equalise":
+        share = np.cumsum(np.bincount(level.ravel(), minlength=LEVELS))
+        floor = share[level.min()]
+        curve = np.maximum(share - floor, 0) / max(1, level.size - floor)
+    else:
+        curve = CURVES[stretch](np.linspace(0, 1, LEVELS))
+    return np.asarray(255 * curve + 0.5, np.uint8).take(level)
 
 
 def _limits(image: Floats, stretch: Stretch) -> tuple[float, float]:
@@ -145,34 +127,13 @@ def _limits(image: Floats, stretch: Stretch) -> tuple[float, float]:
     if stretch == "equalise":  # the histogram does the rest; spikes must not stretch it
         low, high = np.quantile(sample, (0.001, 0.999))
     else:
-        low, high = _zscale(sample)
+        low, high = ZScaleInterval(n_samples=SAMPLE * 2).get_limits(sample)
     if not low < high:  # most pixels are equal; show what is not
         low, high = np.nanmin(image), np.nanmax(image)
     low, high = max(float(low), -HUGE), min(float(high), HUGE)
     return (low, high) if low < high else (low, low + 1.0 + abs(low))
 
 
-def _zscale(sample: Floats) -> tuple[float, float]:
-    from astropy.visualization import ZScaleInterval  # noqa: PLC0415 0.8 s; see `warm`
-
-    low, high = ZScaleInterval(n_samples=SAMPLE * 2).get_limits(sample)
-    return float(low), float(high)
-
-
-def _table(stretch: Stretch, index: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return the gray of each of the `LEVELS`."""
-    if stretch == "equalise":
-        counts = np.bincount(index.ravel(), minlength=LEVELS)
-        share = np.cumsum(counts)
-        floor = share[np.flatnonzero(counts)[0]]
-        curve = np.maximum(share - floor, 0) / max(1, index.size - floor)
-    else:
-        level = np.linspace(0, 1, LEVELS)
-        asinh = stretch == "asinh"
-        curve = np.arcsinh(level / SOFTENING) if asinh else np.sqrt(level)
-    return np.asarray(255 * curve / max(curve[-1], 1e-9) + 0.5, np.uint8)
-
-
 def warm() -> None:
-    """Import what the first preview would wait for: call it at start."""
+    """Do what is slow the first time (70 ms): call it at start."""
     preview(np.arange(100.0).reshape(10, 10))

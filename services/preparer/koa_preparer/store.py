@@ -1,6 +1,6 @@
 """The preparer's ledger: all its SQL; every method is a function of a session."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import registry
@@ -20,6 +20,7 @@ from koa_shared.contracts import (
 from koa_shared.db import insert_new, json_field, time_field
 from koa_shared.jobs.outbox import outbox_table, put_event
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
+from koa_shared.jobs.workshop import Failure
 
 from .errors import NotAnEnd, UnknownFrame
 
@@ -116,17 +117,16 @@ class Store:
         fresh = insert_new(session, File, values)
         row = session.get_one(File, file.frame_id)
         if fresh:
-            self._enqueue(session, row, "prepare", trace)
+            self._enqueue(session, row, "prepare", trace=trace)
         return fresh, row
 
     def _enqueue(
-        self, session: Session, row: File, queue: str, trace: str = "", later: int = 0,
-        delay: float = 0.0,
-    ) -> None:  # fmt: skip
+        self, session: Session, row: File, queue: str, *, later: int = 0, **more: Any
+    ) -> None:
         job = NewJob(
-            queue, f"{row.frame_id}:{row.generation}", row.instrument, delay=delay,
+            queue, f"{row.frame_id}:{row.generation}", row.instrument,
             priority=PRIORITY[Origin(row.origin)] + later, sort_at=row.mtime_ns / 1e9,
-            size=row.size if queue == "prepare" else 0, trace=trace,
+            size=row.size if queue == "prepare" else 0, **more,
         )  # fmt: skip
         self.queue.put(session, job)
 
@@ -172,7 +172,7 @@ class Store:
             session.add(row)
         return row.seen_at
 
-    def transferring(self, session: Session, job: Job, timeline: Timeline, **fixed: Any) -> None:
+    def transferring(self, session: Session, /, job: Job, timeline: Timeline, **fixed: Any) -> None:
         """The frame is prepared: fix what another attempt must use again."""
         row = self._row(session, job)
         for name, value in fixed.items():
@@ -188,9 +188,9 @@ class Store:
         row.findings = [finding.model_dump(mode="json") for finding in prepared.findings]
         self.tell(session, row, Status.TRANSFERRED, "handover", prepared.timeline)
         science = prepared.metadata.get("koaimtyp") in (None, "object", "undefined")
-        self._enqueue(session, row, "handover", job.trace, later=not science)
+        self._enqueue(session, row, "handover", later=not science, trace=job.trace)
         if enrich_in is not None:
-            self._enqueue(session, row, "enrich", job.trace, REPROCESS, enrich_in)
+            self._enqueue(session, row, "enrich", trace=job.trace, delay=enrich_in)
 
     def handed_over(self, session: Session, job: Job, at: datetime) -> None:
         """The ingestor has it."""
@@ -204,18 +204,14 @@ class Store:
         self.tell(session, row, status, findings[-1].step, findings=findings)
         return row
 
-    def note(
-        self, session: Session, job: Job, finding: Finding, attempt: int, delay: float | None
-    ) -> None:
-        """Note a failed attempt; the status stays, unless the job is parked (None)."""
+    def note(self, session: Session, job: Job, finding: Finding, failure: Failure) -> None:
+        """Note a failed attempt; the status stays, unless the job is parked."""
         row = self._locked(session, job)
-        row.attempt, row.next_attempt_at = attempt, None
-        if delay is not None:
-            row.next_attempt_at = utcnow() + timedelta(seconds=delay)
-        status = Status.ERROR if delay is None else Status(row.status)
+        row.attempt, row.next_attempt_at = failure.attempt, failure.next_at()
+        status = Status.ERROR if failure.delay is None else Status(row.status)
         self.tell(session, row, status, finding.step, findings=[finding])
 
-    def enriched(self, session: Session, job: Job, facts: dict[str, Any], **late: Any) -> None:
+    def enriched(self, session: Session, /, job: Job, facts: dict[str, Any], **late: Any) -> None:
         """Facts came after the hand-over: tell them, touch no pixel."""
         row = self._row(session, job, done=True)
         row.facts = facts
@@ -269,8 +265,9 @@ class Store:
         self, session: Session, verb: str, target: str, deed: tuple[str, str],
         changed: dict[str, Any],
     ) -> None:  # fmt: skip
-        values = {"at": utcnow(), "who": deed[0], "why": deed[1], "changed": changed}
-        session.add(Audit(verb=verb, target=target, **values))
+        who, why = deed
+        row = Audit(at=utcnow(), who=who, verb=verb, target=target, why=why, changed=changed)
+        session.add(row)
 
     def pause(
         self, session: Session, instrument: str, deed: tuple[str, str], *, paused: bool

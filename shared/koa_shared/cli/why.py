@@ -11,11 +11,6 @@ LONG = 300  # seconds; a frame takes two, what waits longer has a reason
 NO_RULE = {"read", "path", "structure", "identity", "prepare", "handover", "promote"}
 
 
-def name_of(frame: FrameView) -> str:
-    """Return what people call a frame."""
-    return frame.koaid or PurePosixPath(frame.path or frame.frame_id).name
-
-
 def faults(frame: FrameView) -> dict[tuple[str, str], str]:
     """Return the findings that are no warnings, in words, by code and step."""
     found = [f for f in frame.findings if f.severity is not Severity.WARNING]
@@ -24,6 +19,7 @@ def faults(frame: FrameView) -> dict[tuple[str, str], str]:
 
 def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) -> str:
     """Return where a frame is, its last error, its next attempt, and what to do."""
+    name = frame.koaid or PurePosixPath(frame.path or frame.frame_id).name
     match frame.status:
         case Status.COMPLETE:
             took = f"{frame.latency_seconds} s after it was written"
@@ -31,53 +27,50 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
         case Status.DUPLICATE:
             text = "the same bytes are archived under this KOAID; nothing to do"
         case Status.INVALID | Status.ERROR:
-            why = " and ".join(faults(frame).values())
-            text = f"it ended at the {service}, {why or frame.step}; {advice(frame)}"
+            why = " and ".join(faults(frame).values()) or frame.step
+            text = f"it ended at the {service}, {why}; {advice(frame)}"
         case _:
             text = waiting(frame, service, holds, now)
-    return f"{name_of(frame)} is {frame.status}: {text}."
+    return f"{name} is {frame.status}: {text}."
 
 
 def advice(frame: FrameView) -> str:
     """Return which order brings a frame out of INVALID or ERROR."""
     name, codes = frame.frame_id, dict(faults(frame).keys())
     if "DUPLICATE_KOAID" in codes:
-        version = f"`koa accept {name} --as version` if it is this exposure rewritten"
+        version = f"`koa accept {name} --as version --why ...` if it is this exposure rewritten"
         return f"{version}, `--as padded` if it is another one"
     if "FITS_NOT_FOUND" in codes:
         return f"once the file is there, `koa submit {frame.path}`"
     if not codes or NO_RULE.intersection(codes.values()):
         return f"once that is mended, `koa retry {name}`"
     waive = " ".join(f"--waive {code}" for code in codes)
-    return f"`koa retry {name}` checks it again, `koa release {name} {waive}` lets it be"
+    return f"`koa retry {name}` checks again, `koa release {name} {waive} --why ...` lets it pass"
 
 
 def waiting(frame: FrameView, service: str, holds: list[str], now: datetime) -> str:
     """Return where a frame on its way is, since when, and what it waits for."""
-    since = max((at for _, at in frame.timeline if at), default=now)
-    waited = (now - since).total_seconds()
-    text = f"it is at the {service} for {waited:.0f} s now; "
-    if found := faults(frame):
-        text += f"last error {[*found.values()][-1]}; "
-    if at := frame.next_attempt_at:
-        text += f"the next attempt is at {at:%H:%M:%S} UTC; "
+    waited = (now - max((at for _, at in frame.timeline if at), default=now)).total_seconds()
+    parts = [f"it is at the {service} for {waited:.0f} s now"]
+    parts += [f"last error {text}" for text in [*faults(frame).values()][-1:]]
     if holds:
-        return f"{text}held back because {' and '.join(holds)}"
-    slow = waited > LONG and not at
-    return text + (f"see the log of the {service}" if slow else "nothing to do")
+        parts.append(f"held back because {' and '.join(holds)}")
+    elif frame.next_attempt_at:
+        parts.append(f"the next attempt is at {frame.next_attempt_at:%H:%M:%S} UTC")
+    else:
+        parts.append(f"see the log of the {service}" if waited > LONG else "nothing to do")
+    return "; ".join(parts)
 
 
 def unknown(path: str, triggers: list[Any], sources: list[Any]) -> str:
     """Return why no frame has a path; `triggers` are its broadcasts, newest first."""
-    if not triggers:
-        away = sum(not source["connected"] for source in sources)
-        text = f"nobody announced {path} ({away} of {len(sources)} sources are away)"
-        return f"{text}; if the file is there, `koa submit {path}`."
-    last = triggers[0]
-    text = f"{last['source']} announced {path} at {last['heard']}"
-    if last["decision"]:
-        what = f"`koa why {last['frame_id']}`" if last["frame_id"] else last["reason"]
-        return f"{text} and it was {last['decision']}: {what}."
-    if any(row["paused"] for row in sources if row["name"] == last["source"]):
-        return f"{text} but is paused: `koa resume {last['source']}`."
-    return f"{text}; the monitor looks for the file, nothing to do."
+    for last in triggers:
+        text = f"{last['source']} announced {path} at {last['heard']}"
+        if last["frame_id"]:
+            return f"{text}: `koa why {last['frame_id']}` tells more."
+        if any(row["paused"] for row in sources if row["name"] == last["source"]):
+            return f"{text} but is paused: `koa resume {last['source']}`."
+        return f"{text}: {last['reason'] or 'the monitor looks for the file, nothing to do'}."
+    away = sum(not source["connected"] for source in sources)
+    text = f"nobody announced {path} ({away} of {len(sources)} sources are not connected)"
+    return f"{text}; if the file is there, `koa submit {path}`."

@@ -5,6 +5,7 @@ what it did, and woken without a polling delay.  Leases are on the database's cl
 SQLite, which one process owns, they end with that process instead.
 """
 
+import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ class JobQueue:
         free: Any = t.state == "ready"
         if is_postgresql(session):
             free = or_(free, and_(t.state == "leased", t.lease_until < now))
-        can = and_(free, t.not_before <= now, True if room is None else t.size <= room)
+        can = and_(free, t.not_before <= now, t.size <= (sys.maxsize if room is None else room))
         group = self._next_group(session, queue, paused, can)
         if group is None:
             return None

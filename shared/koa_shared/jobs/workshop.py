@@ -5,11 +5,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import structlog
 from sqlmodel import Session
 
 from .. import logs
+from ..contracts import utcnow
 from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
@@ -29,6 +31,10 @@ class Failure:
     error: Exception
     attempt: int
     delay: float | None
+
+    def next_at(self) -> datetime | None:
+        """Return when the next attempt is due."""
+        return None if self.delay is None else utcnow() + timedelta(seconds=self.delay)
 
 
 @dataclass

@@ -267,7 +267,8 @@ async def follow(stack: Stack) -> None:
         ingestor = Ingestor("ingestor", stack.url("ingestor"), http)
         while True:
             try:
-                async for last, kind, data in ingestor.stream(last):
+                async for at, kind, data in ingestor.stream(last):
+                    last = at
                     if kind in ("COMPLETE", "INVALID", "ERROR", "DUPLICATE"):
                         print(line(json.loads(data)), flush=True)
             except (httpx.HTTPError, DependencyDown):

@@ -22,6 +22,7 @@ from koa_shared.contracts import (
 )
 from koa_shared.db import insert_new, is_postgresql
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
+from koa_shared.jobs.workshop import Failure
 from koa_shared.web import Caller
 
 from ..errors import UnknownFrame
@@ -192,10 +193,12 @@ class Store(Reads):
         session.execute(begun.filter_by(**mine))
         number = 1 + max((v.version for v in versions if v.committed), default=0)
         raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
-        session.add(Version(**mine, **raw, version=number, generation=prepared.generation))
+        ours = mine | raw | {"version": number, "generation": prepared.generation}
+        session.add(Version.model_validate(ours))
         session.flush()
-        ours = (number, prepared.frame_id, prepared.generation, prepared.raw.sha256)
-        return Claimed(*ours, committed=False)
+        return Claimed(
+            number, prepared.frame_id, prepared.generation, prepared.raw.sha256, committed=False
+        )
 
     def commit(
         self, session: Session, job: Job, prepared: FilePrepared, version: int,
@@ -222,16 +225,15 @@ class Store(Reads):
 
     def note(
         self, session: Session, job: Job, finding: Finding, status: Status | None,
-        attempt: int = 0, delay: float | None = None,
+        failure: Failure | None = None,
     ) -> Frame:  # fmt: skip
         """Note a finding about a job's frame; without `status` its status stays."""
         frame = self._held(session, job.key.rsplit(":", 1)[0])
         if status is not None:
             self._advance(frame, frame.generation, status, finding.step)
         merge(frame, Timeline(), [finding])
-        frame.attempt = attempt
-        if delay is not None:
-            frame.next_attempt_at = utcnow() + timedelta(seconds=delay)
+        if failure is not None:
+            frame.attempt, frame.next_attempt_at = failure.attempt, failure.next_at()
         self.publish(session, frame)
         return frame
 
@@ -257,8 +259,9 @@ class Store(Reads):
         key = f"{frame_id}:{frame.generation}"
         if not self.queue.unpark(session, "ingest", key):
             self.queue.put(session, NewJob("ingest", key, frame.instrument, priority=1))
-        deed = {"who": caller.name, "verb": verb, "target": frame_id, "why": why}
-        session.add(Audit(**deed, at=utcnow(), changed=changed))
+        who, now = caller.name, utcnow()
+        deed = Audit(at=now, who=who, verb=verb, target=frame_id, why=why, changed=changed)
+        session.add(deed)
         self.publish(session, frame)
         return frame
 

@@ -10,43 +10,58 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from koa_shared.contracts import Finding, Severity
+from koa_shared.contracts import Finding
 from koa_shared.fits import Value
-from koa_shared.instruments import InstrumentError
+from koa_shared.instruments import InstrumentError, shipped_dir
+
+from .tables import ipac_text, warning
 
 NULL = "null"
 # Texts that stand for no value; the last is what a dead keyword server writes.
-NULLS = frozenset({NULL, "NaN", "-NaN", "#### Error ###"})
+NULLS = (NULL, "NaN", "-NaN", "#### Error ###")
 CLOCKS = {"date": "%Y-%m-%d", "time": "%H:%M:%S.%f"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 PART = r"(\d+\.?\d*|\.\d+)"
 ANGLE = re.compile(rf"([+-]?) *{PART}(?:[:dh ] *{PART}(?:[:m ] *{PART})?)?[dhms]?", re.ASCII)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+Remark = tuple[str, str]  # the code of a finding, and what is odd
+
+
+def _listed(value: object) -> object:
+    """Read a JSON list, or names between commas, where it is text."""
+    if not isinstance(value, str):
+        return value
+    names = json.loads(value) if value.startswith("[") else value.split(",")
+    return [str(name).strip() for name in names]
 
 
 class Column(BaseModel):
     """One column of the metadata table; `[[column]]` of an instrument file.
 
-    `min`, `max` and `discrete` count only where `check` is set.
+    The aliases are the heads of KOA's definition files.  `min`, `max` and `discrete`
+    count only where `check` is set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True
+    )
 
-    keyword: str = Field(min_length=1, pattern=r"^[!-{}~]+$")
-    type: Literal["char", "integer", "double", "date"]
-    width: int = Field(ge=1, le=4096)
-    nulls_allowed: bool = True
-    input_format: Literal["", "date", "time", "angle"] = ""
-    check: bool = False
-    min: float | None = None
-    max: float | None = None
-    discrete: tuple[str, ...] = ()
+    keyword: str = Field(alias="FITSKeyword", min_length=1, pattern=r"^[!-{}~]+$")
+    type: Literal["char", "integer", "double", "date"] = Field(alias="MetadataDatatype")
+    width: int = Field(alias="MetadataWidth", ge=1, le=4096)
+    nulls_allowed: bool = Field(True, alias="NullsAllowed")
+    input_format: Literal["", "date", "time", "angle"] = Field("", alias="InputFormat")
+    check: bool = Field(False, alias="CheckValues")
+    min: float = Field(-math.inf, alias="MinValue")
+    max: float = Field(math.inf, alias="MaxValue")
+    discrete: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), alias="DiscreteValues"
+    )
 
     @property
     def size(self) -> int:
@@ -56,9 +71,7 @@ class Column(BaseModel):
 
 def core_columns() -> tuple[Column, ...]:
     """Return the columns that all instruments have."""
-    data = resources.files("koa_shared") / "data" / "core_columns.tsv"
-    with resources.as_file(data) as path:
-        return read_keyword_table(path)
+    return read_keyword_table(shipped_dir().parent / "core_columns.tsv")
 
 
 def columns_of(
@@ -72,12 +85,11 @@ def columns_of(
     published = tables and tables / f"KOA_{instrument}_Keyword_Table.txt"
     if published and published.exists():
         return read_keyword_table(published)
-    columns = {column.keyword: column for column in core_columns()}
     try:
-        more = map(Column.model_validate, own)
-        return tuple((columns | {column.keyword: column for column in more}).values())
+        columns = [*core_columns(), *map(Column.model_validate, own)]
     except ValidationError as error:
         raise InstrumentError(f"{instrument}: column: {error}") from error
+    return tuple({column.keyword: column for column in columns}.values())
 
 
 def read_keyword_table(path: Path) -> tuple[Column, ...]:
@@ -99,80 +111,38 @@ def read_keyword_table(path: Path) -> tuple[Column, ...]:
 
 
 def _columns(rows: Iterable[Mapping[str, str | None]]) -> Iterator[Column]:
+    heads = [str(field.alias) for field in Column.model_fields.values()]
     for row in rows:
         # Some rows of KPF's table end early; spaces stand around a few flags.
         cell = {name: (text or "").strip() for name, text in row.items() if name}
-        if not cell["FITSKeyword"] or cell["Source"].upper() == "NEXSCI":
-            continue
-        validate = cell["ValidateFormat"].upper() == "Y"
-        fields: dict[str, Any] = {
-            "keyword": cell["FITSKeyword"],
-            "type": cell["MetadataDatatype"],
-            "width": cell["MetadataWidth"],
-            "nulls_allowed": cell["NullsAllowed"].upper() != "N",
-            "input_format": cell["InputFormat"] if validate else "",
-            "check": cell["CheckValues"].upper() == "Y",
-            "min": cell["MinValue"] or None,
-            "max": cell["MaxValue"] or None,
-            "discrete": _listed(cell["DiscreteValues"]),
-        }
-        yield Column.model_validate(fields)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """Read a JSON list, or names between commas."""
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    names = values if isinstance(values, list) else text.split(",")
-    return tuple(str(name).strip() for name in names if text)
+        if cell["ValidateFormat"] != "Y":
+            cell["InputFormat"] = ""
+        if cell["FITSKeyword"] and cell["Source"] != "NExScI":
+            yield Column.model_validate({head: cell[head] for head in heads if cell[head]})
 
 
 def metadata_table(
-    values: Mapping[str, Value],
-    columns: Sequence[Column],
-    unreadable: Collection[str] = (),
+    values: Mapping[str, Value], columns: Sequence[Column], unreadable: Collection[str] = ()
 ) -> tuple[bytes, list[Finding]]:
     """Return the table's five lines (facts 8.2) and what was noticed about the values.
 
     `values` are the header's, and what stands in no header (PROPINT, PROGTITL,
     FILESIZE_MB); `unreadable` are keywords whose card can't be read.
     """
-    findings: list[Finding] = []
-    row = ""
+    row, findings = list[str](), list[Finding]()
     for column in columns:
-        value = values.get(column.keyword)
-        remarks: list[tuple[str, str]] = []
-        if column.keyword in unreadable:
-            value = None
+        key, remarks = column.keyword, list[Remark]()
+        if key in unreadable:
             remarks = [("MD_HEADER_KEYWORD_UNREADABLE", "the card can't be read")]
-        text, more = _cell(column, value)
-        row += f" {text:{column.size}}"
-        findings += [_finding(column.keyword, *remark) for remark in remarks + more]
-    heads = [
-        "".join(f"|{text:{column.size}}" for text, column in zip(line, columns, strict=True)) + "|"
-        for line in (
-            [column.keyword for column in columns],
-            [column.type for column in columns],
-            [""] * len(columns),
-            [NULL if column.nulls_allowed else "" for column in columns],
-        )
-    ]
-    return ("\n".join([*heads, row]) + "\n").encode("ascii"), findings
+        text, more = _cell(column, None if remarks else values.get(key))
+        row.append(text)
+        findings += [warning(code, "metadata", f"{key}: {odd}") for code, odd in remarks + more]
+    types, nulls = [c.type for c in columns], [NULL if c.nulls_allowed else "" for c in columns]
+    heads = ([column.keyword for column in columns], types, [""] * len(columns), nulls)
+    return ipac_text([column.size for column in columns], heads, [row]).encode("ascii"), findings
 
 
-def _finding(keyword: str, code: str, message: str) -> Finding:
-    return Finding(
-        code=code,
-        severity=Severity.WARNING,
-        step="metadata",
-        message=f"{keyword}: {message}",
-    )
-
-
-def _cell(column: Column, value: Value) -> tuple[str, list[tuple[str, str]]]:
-    """Return the text of a cell and remarks (code, message) about it."""
+def _cell(column: Column, value: Value) -> tuple[str, list[Remark]]:
     value = _cleaned(column, value)
     if value is None or value == "":
         if column.nulls_allowed:
@@ -197,8 +167,7 @@ def _cleaned(column: Column, value: Value) -> Value:
     if isinstance(value, str):
         value = UNPRINTABLE.sub(" ", value).rstrip(" ")
         value = value.encode("ascii", "xmlcharrefreplace").decode()  # facts 3.3
-        value = None if value in NULLS else value
-    if isinstance(value, float) and not math.isfinite(value):
+    if value in NULLS or (isinstance(value, float) and not math.isfinite(value)):
         value = None
     return 0 if value is None and column.keyword == "EQUINOX" else value
 
@@ -220,7 +189,7 @@ def _typed(column: Column, value: Value) -> str | int | float:
 
 def _number(value: Value) -> int | float:
     """Return a number, also of its text; raises ValueError for any other text."""
-    if value is None or isinstance(value, int | float):
+    if not isinstance(value, str):
         return value or 0
     if not NUMBER.fullmatch(text := value.strip()):
         raise ValueError(value)
@@ -229,8 +198,7 @@ def _number(value: Value) -> int | float:
 
 def _degrees(text: str) -> float:
     """Read an angle as production does: what has no unit is degrees."""
-    found = ANGLE.fullmatch(text.strip())
-    if found is None:
+    if (found := ANGLE.fullmatch(text.strip())) is None:
         raise ValueError(text)
     whole, minutes, seconds = (float(part or 0) for part in found.groups()[1:])
     if max(minutes, seconds) > 60:
@@ -254,20 +222,13 @@ def _fitted(value: str | float, size: int) -> str | None:
     return tidy if len(tidy) <= size else cut + e + power
 
 
-def _checked(column: Column, value: str | float) -> Iterator[tuple[str, str]]:
+def _checked(column: Column, value: str | float) -> Iterator[Remark]:
     if not column.check:
         return
-    number: float | None = None if isinstance(value, str) else value
-    if isinstance(value, str) and column.input_format == "angle":
-        number = _degrees(value)
-    if number is not None:
-        if column.min is not None and number < column.min:
-            yield "MD_RANGE_ERROR", f"{value!r} is below {column.min:g}"
-        if column.max is not None and number > column.max:
-            yield "MD_RANGE_ERROR", f"{value!r} is above {column.max:g}"
+    angle = isinstance(value, str) and column.input_format == "angle"
+    number = _degrees(str(value)) if angle else value
+    if not isinstance(number, str) and not column.min <= number <= column.max:
+        yield "MD_RANGE_ERROR", f"{value!r} is not from {column.min:g} to {column.max:g}"
     allowed = {name.casefold() for name in column.discrete}
     if allowed and str(value).casefold() not in allowed:
-        yield (
-            "MD_DISCRETE_VAL_ERROR",
-            f"{value!r:.80} is none of the values it may have",
-        )
+        yield "MD_DISCRETE_VAL_ERROR", f"{value!r:.80} is none of the values it may have"

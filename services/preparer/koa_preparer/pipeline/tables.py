@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from astropy.io import fits
+
 from koa_shared.contracts import Finding, Severity
 from koa_shared.ids import safe_name
 
@@ -11,8 +13,21 @@ from koa_shared.ids import safe_name
 # larger is still in the FITS file.
 MAX_TABLE = 16 * 2**20
 MAX_DATA = 4 * MAX_TABLE  # bytes of an HDU that is read at all
-BLOCK = 2880
 MIN_WIDTH, UNKNOWN_WIDTH = 16, 24  # facts 3.1, step 18
+Lines = Iterable[Sequence[str]]
+
+
+def warning(code: str, step: str, message: str) -> Finding:
+    """Return a finding that only stands on record."""
+    return Finding(code=code, severity=Severity.WARNING, step=step, message=message)
+
+
+def ipac_text(widths: Iterable[int], heads: Lines, rows: Lines) -> str:
+    """Return IPAC text: the cells of `heads` stand between bars, of `rows` behind blanks."""
+    head = "".join(f"|{{:{width}}}" for width in widths)
+    row = head.replace("|", " ")
+    lines = [f"{head}|".format(*cells) for cells in heads] + [row.format(*cells) for cells in rows]
+    return "\n".join(lines) + "\n"
 
 
 def extension_table(
@@ -25,47 +40,36 @@ def extension_table(
     """
     try:
         table = _open(hdu)
-        if not table.name:
-            return None
         name = safe_name(str(table.name))
-        return f"{koaid}.ext{index}.{name}.tbl", _ipac(table)
+        return (f"{koaid}.ext{index}.{name}.tbl", _text(table)) if table.name else None
     except Exception as error:  # noqa: BLE001 a damaged table raises anything
-        return Finding(
-            code="EXT_HEADER_FILE_ERROR",
-            severity=Severity.WARNING,
-            step="tables",
-            message=f"HDU {index}: {type(error).__name__}: {error}"[:500],
-        )
+        text = f"HDU {index}: {type(error).__name__}: {error}"[:500]
+        return warning("EXT_HEADER_FILE_ERROR", "tables", text)
 
 
 def _open(hdu: bytes | memoryview) -> Any:
-    from astropy.io import fits  # noqa: PLC0415 0.7 s; see `warm`
-
     if len(hdu) > MAX_DATA:
         raise ValueError(f"{len(hdu)} bytes are too many for a text table")
-    data = bytes(hdu).ljust(-(-len(hdu) // BLOCK) * BLOCK, b"\0")
+    data = bytes(hdu).ljust(-(-len(hdu) // 2880) * 2880, b"\0")
     binary = data.startswith(b"XTENSION= 'BINTABLE'")
-    kind = fits.BinTableHDU if binary else fits.TableHDU
-    return kind.fromstring(data)
+    return (fits.BinTableHDU if binary else fits.TableHDU).fromstring(data)
 
 
-def _ipac(table: Any) -> bytes:
+def _text(table: Any) -> bytes:
     """Return the text; all columns are `char`, as production has them.
 
     A cell that is too long widens its column: each row stands where the header says.
     """
     names = [str(name or "") for name in table.columns.names]
     widths = list(map(_width, names, map(str, table.columns.formats)))
-    rows = len(table.data)
-    _check_size(widths, rows)
-    cells = [list(map(_text, table.data.field(n))) for n in range(len(names))]
-    widths = [max([width, *map(len, column)]) for width, column in zip(widths, cells, strict=True)]
-    _check_size(widths, rows)
-    heads = (names, ["char"] * len(names), [""] * len(names), [""] * len(names))
-    lines = [f"\\ Extended Header Name: {table.name}"]
-    lines += [_line("|", head, widths) + "|" for head in heads]
-    lines += [_line(" ", row, widths) for row in zip(*cells, strict=True)]
-    return ("\n".join(lines) + "\n").encode("ascii", "replace")
+    _check_size(widths, len(table.data))
+    columns = [list(map(_cell, table.data.field(n))) for n in range(len(names))]
+    widths = [max([width, *map(len, cells)]) for width, cells in zip(widths, columns, strict=True)]
+    _check_size(widths, len(table.data))
+    blanks = [""] * len(names)
+    heads = (names, ["char"] * len(names), blanks, blanks)
+    text = ipac_text(widths, heads, zip(*columns, strict=True))
+    return f"\\ Extended Header Name: {table.name}\n{text}".encode("ascii", "replace")
 
 
 def _check_size(widths: Sequence[int], rows: int) -> None:
@@ -73,11 +77,7 @@ def _check_size(widths: Sequence[int], rows: int) -> None:
         raise ValueError(f"{rows} rows of {len(widths)} columns are too long a text")
 
 
-def _line(before: str, texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "".join(f"{before}{t:{width}}" for t, width in zip(texts, widths, strict=True))
-
-
-def _text(value: object) -> str:
+def _cell(value: object) -> str:
     """Return the value on one line (numpy shows arrays on several)."""
     text = str(value)
     return text if text.isprintable() else " ".join(re.split(r"[\x00-\x20]+", text))
@@ -91,10 +91,9 @@ def _width(name: str, form: str) -> int:
 
 def md5_table(entries: Iterable[tuple[str, str]]) -> bytes:
     """Return the MD5 table of (name, hex digest), sorted by name (facts 8.1)."""
-    lines = (f"{md5}  {name}\n" for name, md5 in sorted(entries))
-    return "".join(lines).encode("ascii")
+    return "".join(f"{md5}  {name}\n" for name, md5 in sorted(entries)).encode("ascii")
 
 
 def warm() -> None:
-    """Import what the first table would wait for: call it at start."""
+    """Do what is slow the first time: call it at start."""
     extension_table("", 1, b"")

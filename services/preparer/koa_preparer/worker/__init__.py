@@ -65,21 +65,26 @@ class Made:
     timeline: Timeline
 
 
+@dataclass
 class Worker:
     """Handlers of the preparer's lanes."""
 
-    def __init__(
-        self, config: Config, store: Store, reader: Reader, ingestor: Ingestor,
-        provider: CachedProvider, metrics: PreparerMetrics, *,
-        columns: dict[str, tuple[Column, ...]], workshop: Workshop, told: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self.config, self.store, self.reader, self.ingestor = config, store, reader, ingestor
-        self.provider, self.metrics, self.columns = provider, metrics, columns
-        self.workshop, self.db, self.told = workshop, workshop.db, told
-        self.objects, self.instruments = reader.objects, reader.instruments
-        self.held: frozenset[str] = frozenset()
-        budget, needs = config.bytes_in_flight, ("s3",)
-        workshop.add(
+    config: Config
+    store: Store
+    reader: Reader
+    ingestor: Ingestor
+    provider: CachedProvider
+    metrics: PreparerMetrics
+    workshop: Workshop
+    columns: dict[str, tuple[Column, ...]]
+    told: Callable[[], None]
+    held: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.db, told = self.workshop.db, self.told
+        self.objects, self.instruments = self.reader.objects, self.reader.instruments
+        budget, needs = self.config.bytes_in_flight, ("s3",)
+        self.workshop.add(
             Lane("prepare", self.prepare, self._failed, 4, needs, budget, self._paused, told),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",), settled=told),
             Lane("enrich", self.enrich, self._enrich_failed, 1),
@@ -236,7 +241,7 @@ class Worker:
             code="CODE_ERROR", severity=Severity.ERROR, step=job.queue,
             message=f"{type(error).__name__}: {error}",
         )  # fmt: skip
-        self.store.note(session, job, finding, failure.attempt, failure.delay)
+        self.store.note(session, job, finding, failure)
 
     async def hand_over(self, job: Job) -> None:
         """Tell the ingestor what lies in staging."""

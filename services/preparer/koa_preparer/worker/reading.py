@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -45,15 +46,16 @@ class Raw(NamedTuple):
     structure: Structure
 
 
+@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads the raw files of all instruments."""
 
-    def __init__(
-        self, config: Config, db: Database, store: Store, disks: Disks,
-        objects: ObjectStore, instruments: dict[str, Instrument],
-    ) -> None:  # fmt: skip
-        self.config, self.db, self.store = config, db, store
-        self.disks, self.objects, self.instruments = disks, objects, instruments
+    config: Config
+    db: Database
+    store: Store
+    disks: Disks
+    objects: ObjectStore
+    instruments: dict[str, Instrument]
 
     async def read(self, row: File, job: Job) -> Raw:
         """Return the file, complete.

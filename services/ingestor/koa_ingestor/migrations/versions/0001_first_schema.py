@@ -23,9 +23,7 @@ def upgrade() -> None:
         sa.Column("target", sa.String(), nullable=False),
         sa.Column("why", sa.String(), nullable=False),
         sa.Column(
-            "changed",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "changed", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -61,30 +59,18 @@ def upgrade() -> None:
         sa.Column("acquired", UtcDateTime(), nullable=False),
         sa.Column("updated", UtcDateTime(), nullable=False),
         sa.Column(
-            "timeline",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "timeline", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.Column(
-            "findings",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "findings", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.Column(
-            "products",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "products", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.Column(
-            "program",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "program", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
-        sa.Column(
-            "core",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("core", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("semid", sa.String(), nullable=True),
         sa.Column("koaimtyp", sa.String(), nullable=True),
         sa.Column("object", sa.String(), nullable=True),
@@ -122,9 +108,7 @@ def upgrade() -> None:
         sa.Column("sort_at", sa.Float(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column(
-            "payload",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=False,
+            "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
@@ -141,33 +125,21 @@ def upgrade() -> None:
         "nightseen",
         sa.Column("night", sa.String(), nullable=False),
         sa.Column("instrument", sa.String(), nullable=False),
-        sa.Column(
-            "state",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("state", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.PrimaryKeyConstraint("night", "instrument"),
     )
     op.create_table(
         "prepared",
         sa.Column("frame_id", sa.String(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column(
-            "body",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("body", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.PrimaryKeyConstraint("frame_id", "generation"),
     )
     op.create_table(
         "sourceseen",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("at", UtcDateTime(), nullable=False),
-        sa.Column(
-            "state",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("state", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -192,20 +164,12 @@ def upgrade() -> None:
         sa.Column("raw_size", sa.BigInteger(), nullable=False),
         sa.Column("committed_at", UtcDateTime(), nullable=True),
         sa.Column(
-            "products",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "products", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.Column(
-            "header",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "header", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
-        sa.Column(
-            "core",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("core", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("koaid", "version"),
     )

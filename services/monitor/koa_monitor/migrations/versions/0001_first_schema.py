@@ -22,11 +22,7 @@ def upgrade() -> None:
         sa.Column("keyword", sa.String(), nullable=False),
         sa.Column("value", sa.String(), nullable=False),
         sa.Column("time", UtcDateTime(), nullable=False),
-        sa.Column(
-            "read",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
-        ),
+        sa.Column("read", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True),
         sa.Column("initial", sa.Boolean(), nullable=False),
         sa.Column("heard", UtcDateTime(), nullable=False),
         sa.Column("decision", sa.String(), nullable=True),
@@ -51,9 +47,7 @@ def upgrade() -> None:
         sa.Column("detected", UtcDateTime(), nullable=False),
         sa.Column("origin", sa.String(), nullable=False),
         sa.Column(
-            "trigger",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "trigger", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.Column("known_as", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("frame_id"),
@@ -74,9 +68,7 @@ def upgrade() -> None:
         sa.Column("sort_at", sa.Float(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column(
-            "payload",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=False,
+            "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
@@ -93,9 +85,7 @@ def upgrade() -> None:
         "outbox",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column(
-            "payload",
-            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
-            nullable=True,
+            "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
         sa.PrimaryKeyConstraint("id"),
     )

@@ -1,0 +1,483 @@
+"""`koa`: what it says, what it asks of which service, and how it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from koa_shared.cli.__main__ import main
+from koa_shared.cli.why import sentence, unknown
+from koa_shared.client import open_http
+from koa_shared.contracts import Finding, FrameView, Severity, Status, Timeline
+from koa_shared.simulator.frames import Request, build
+from koa_shared.simulator.stack import Stack
+
+OFFSET = 21000
+AT = datetime(2026, 11, 23, 9, 6, 38, 80_000, UTC)  # production .80, padded .08
+ID = "11111111-1111-5111-9111-111111111111"
+OTHER = "22222222-2222-5222-9222-222222222222"
+NOBODY = "99999999-9999-5999-9999-999999999999"
+PATH = "/s/sdata904/nirc4/2026nov23/n0001.fits"
+
+
+def koa(env: dict[str, str], *words: str) -> Result:
+    return CliRunner().invoke(main, words, env=env)
+
+
+def answer(env: dict[str, str], *words: str) -> Any:
+    """Return the one JSON document of a command that succeeds."""
+    result = koa(env, *words, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+# -- sentences ---------------------------------------------------------------------------
+
+
+def frame(status: Status, *findings: Finding, **more: Any) -> FrameView:
+    values: dict[str, Any] = {
+        "frame_id": ID, "instrument": "NIRC2", "level": 0, "status": status, "step": "x",
+        "path": PATH, "findings": list(findings), "timeline": Timeline(queued=AT),
+    }  # fmt: skip
+    return FrameView.model_validate(values | more)
+
+
+def finding(code: str, step: str, severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(code=code, severity=severity, step=step, message="it says why")
+
+
+def said(shown: FrameView, *holds: str, after: float = 7) -> str:
+    return sentence(shown, "preparer", list(holds), AT + timedelta(seconds=after))
+
+
+def test_every_status_has_its_one_sentence() -> None:
+    for status in Status:
+        text = said(frame(status))
+        assert text.startswith(f"n0001.fits is {status}: ")
+        assert text.endswith(".")
+        assert "\n" not in text
+        assert "None" not in text or status is Status.COMPLETE
+
+
+def test_a_waiting_frame_tells_since_when_its_last_error_and_next_attempt() -> None:
+    waiting = frame(Status.PROCESSING, finding("CODE_ERROR", "prepare"), next_attempt_at=AT)
+    assert said(waiting) == (
+        "n0001.fits is PROCESSING: it is at the preparer for 7 s now; last error CODE_ERROR "
+        "(it says why); the next attempt is at 09:06:38 UTC."
+    )
+
+
+def test_a_waiting_frame_without_a_reason_is_nothing_to_do_until_it_takes_too_long() -> None:
+    assert said(frame(Status.QUEUED)).endswith("nothing to do.")
+    assert said(frame(Status.QUEUED), after=301).endswith("see the log of the preparer.")
+
+
+def test_what_holds_a_frame_back_goes_before_its_next_attempt() -> None:
+    text = said(frame(Status.QUEUED, next_attempt_at=AT), "s3 is down (why)", "X is paused")
+    assert text.endswith("; held back because s3 is down (why) and X is paused.")
+
+
+@pytest.mark.parametrize(
+    ("code", "step", "order"),
+    [
+        ("NOT_FITS", "structure", f"once that is mended, `koa retry {ID}`."),
+        ("CODE_ERROR", "promote", f"once that is mended, `koa retry {ID}`."),
+        ("FITS_NOT_FOUND", "read", f"`koa submit {PATH}`."),
+        ("RULE_CRASHED", "ut", f"`koa release {ID} --waive RULE_CRASHED --why ...`"),
+        ("DUPLICATE_KOAID", "claim", f"`koa accept {ID} --as version --why ...`"),
+    ],
+)
+def test_an_end_tells_the_order_that_leaves_it(code: str, step: str, order: str) -> None:
+    warning = finding("CLOCK_SKEW", "read", Severity.WARNING)
+    text = said(frame(Status.ERROR, warning, finding(code, step)))
+    assert f"{code} (it says why)" in text
+    assert order in text
+    assert "CLOCK_SKEW" not in text
+
+
+def test_a_path_that_was_announced_but_has_no_frame() -> None:
+    row = {"source": "nirc2", "heard": "T", "frame_id": None, "decision": None, "reason": ""}
+    source = {"name": "nirc2", "connected": True, "paused": False}
+    assert "the monitor looks for the file" in unknown(PATH, [row], [source])
+    assert "`koa resume nirc2`" in unknown(PATH, [row], [source | {"paused": True}])
+    ignored = row | {"decision": "ignored", "reason": "the path is blank"}
+    assert unknown(PATH, [ignored], [source]).endswith("at T: the path is blank.")
+    assert f"`koa why {ID}`" in unknown(PATH, [row | {"frame_id": ID}], [source])
+    assert "(0 of 1 sources are not connected)" in unknown(PATH, [], [source])
+
+
+# -- which service is asked, on a stand-in for all three ----------------------------------
+
+
+class Desk(ThreadingHTTPServer):
+    """Answers what it was told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Asked)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[tuple[str, Any]] = []
+        url = f"http://127.0.0.1:{self.server_address[1]}"
+        names = ("monitor", "preparer", "ingestor")
+        self.env = {f"KOA_{name.upper()}_URL": f"{url}/{name}" for name in names}
+
+    def knows(self, shown: FrameView) -> None:
+        path = f"GET /ingestor/v1/frames/{shown.frame_id}"
+        self.answers[path] = 200, shown.model_dump(mode="json")
+
+    def takes(self, service: str, verb: str, frame_id: str = ID) -> None:
+        body = {"frame_id": frame_id, "generation": 2, "status": "PROCESSING"}
+        self.answers[f"POST /{service}/v1/frames/{frame_id}/{verb}"] = 202, body
+
+    def refuses(self, where: str, status: int, code: str) -> None:
+        body = {"type": "t", "title": "t", "status": status, "code": code, "retryable": False}
+        self.answers[where] = status, body | {"detail": f"because {code}"}
+
+
+class Asked(BaseHTTPRequestHandler):
+    """One request to the desk."""
+
+    def answer(self) -> None:
+        desk = self.server
+        assert isinstance(desk, Desk)
+        where = f"{self.command} {self.path.partition('?')[0]}"
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        token = self.headers.get("Authorization")
+        desk.asked.append((where, json.loads(sent) if sent else token))
+        status, body = desk.answers.get(where, (404, {}))
+        self.send_response(status)
+        data = json.dumps(body).encode()
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with Desk() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("service", "more"),
+    [
+        ("preparer", {"status": Status.ERROR, "step": "handover"}),
+        ("preparer", {"status": Status.INVALID, "step": "structure"}),
+        ("ingestor", {"status": Status.ERROR, "step": "promote"}),
+        ("ingestor", {"status": Status.ERROR, "timeline": Timeline(ingest_start=AT)}),
+        ("ingestor", {"status": Status.INVALID, "step": "claim"}),
+    ],
+)
+def test_retry_asks_the_service_that_has_the_frame(
+    desk: Desk, service: str, more: dict[str, Any]
+) -> None:
+    desk.knows(frame(**more))
+    desk.takes(service, "retry")
+    said = answer(desk.env, "retry", ID, "--why", "mended")
+    assert said == {
+        "service": service, "frame_id": ID, "generation": 2, "status": "PROCESSING"
+    }  # fmt: skip
+    assert desk.asked[-1] == (f"POST /{service}/v1/frames/{ID}/retry", {"why": "mended"})
+
+
+def test_release_and_reprocess_send_only_what_was_given(desk: Desk) -> None:
+    desk.knows(frame(Status.ERROR))
+    desk.takes("preparer", "release")
+    desk.takes("preparer", "reprocess")
+    words = ("release", ID, "--waive", "A", "--waive", "B", "--why", "fine")
+    assert answer(desk.env, *words)["service"] == "preparer"
+    assert desk.asked[-1][1] == {"waive": ["A", "B"], "why": "fine"}
+    answer(desk.env, "reprocess", ID, "--progid", "U294")
+    assert desk.asked[-1][1] == {"why": "", "progid": "U294"}
+
+
+def test_parked_frames_are_listed_once(desk: Desk) -> None:
+    own = frame(Status.ERROR, step="promote", frame_id=OTHER).model_dump(mode="json")
+    early = frame(Status.ERROR).model_dump(mode="json")
+    desk.answers["GET /preparer/v1/parked"] = 200, [early]
+    desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [early, own], "next": None}
+    assert [row["frame_id"] for row in answer(desk.env, "parked")] == [ID, OTHER]
+    lines = koa(desk.env, "parked").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["frame_id", ID, OTHER]
+    desk.answers["GET /preparer/v1/parked"] = 200, []
+    desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [], "next": None}
+    assert koa(desk.env, "parked").stdout == "none\n"
+
+
+def test_a_frame_that_only_the_preparer_knows(desk: Desk) -> None:
+    shown = frame(Status.QUEUED).model_dump(mode="json")
+    desk.answers[f"GET /preparer/v1/frames/{ID}"] = 200, shown
+    env = desk.env | {"KOA_INGESTOR_URL": "http://127.0.0.1:1"}
+    assert answer(env, "status", ID)["status"] == "QUEUED"
+
+
+def test_the_token_is_presented_and_a_wrong_one_is_named(desk: Desk, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    desk.refuses("GET /monitor/v1/sources", 401, "unauthorized")
+    result = koa(desk.env | {"KOA_TOKEN_FILE": str(token)}, "sources")
+    assert desk.asked[-1][1] == "Bearer secret"
+    assert result.exit_code == 1
+    assert "monitor: answered 401 unauthorized: because unauthorized" in result.stderr
+    assert "KOA_TOKEN_FILE" in result.stderr
+    assert "secret" not in result.output
+
+
+def test_a_refusal_is_told_with_its_code(desk: Desk) -> None:
+    desk.knows(frame(Status.COMPLETE))
+    desk.refuses(f"POST /preparer/v1/frames/{ID}/retry", 409, "conflict")
+    result = koa(desk.env, "retry", ID)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "koa: conflict: because conflict\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ({"KOA_MONITOR_URL": "http://elsewhere:8001"}, "https only"),
+        ({"PORT_OFFSET": "x"}, "'x'"),
+        ({"KOA_TOKEN_FILE": "/nowhere/token"}, "/nowhere/token"),
+    ],
+)
+def test_a_wrong_setting_is_told(setting: dict[str, str], part: str) -> None:
+    result = koa(setting, "sources")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("koa: ")
+    assert part in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "port", "name"),
+    [
+        (("status", "n1.fits"), 50003, "INGESTOR"),
+        (("watch",), 50003, "INGESTOR"),
+        (("parked",), 50002, "PREPARER"),
+        (("submit", PATH), 50001, "MONITOR"),
+    ],
+)
+def test_a_service_that_is_away(words: tuple[str, ...], port: int, name: str) -> None:
+    result = koa({"PORT_OFFSET": "42000"}, *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"http://127.0.0.1:{port}" in result.stderr
+    assert f"is it running, and is KOA_{name}_URL right?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nonsense",), ("status",), ("release", ID, "--waive", "X"), ("release", ID, "--why", "x"),
+        ("accept", ID, "--why", "x"), ("accept", ID, "--as", "other", "--why", "x"),
+        ("reprocess", ID, "--fraction", "half"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:
+    assert koa({}, *words).exit_code == 2
+
+
+# -- with the three services --------------------------------------------------------------
+
+SIM = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    var = tmp_path_factory.mktemp("cli")
+    with Stack(var=var, offset=OFFSET, sim=False).running() as running:
+        yield running
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    return {"PORT_OFFSET": str(OFFSET)}
+
+
+def write(stack: Stack, frameno: int, at: datetime, data: bytes | None = None) -> str:
+    """Write a frame where its instrument would; return its announced path."""
+    shot = build("NIRC2", Request("nirc2", "object", frameno, at, 60_000))
+    file = stack.var / "summit" / shot.path.lstrip("/")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"".join(shot.parts) if data is None else data)
+    return shot.path
+
+
+def submit(stack: Stack, env: dict[str, str], path: str) -> str:
+    said = answer(env, "submit", path)
+    assert said["decision"] == "accepted"
+    return str(said["frame_id"])
+
+
+def until(env: dict[str, str], frame_id: str, status: str, generation: int = 1) -> Any:
+    end = time.monotonic() + 20
+    shown: Any = None
+    while time.monotonic() < end:
+        shown = json.loads(koa(env, "status", frame_id, "--json").stdout or "{}")
+        if (shown.get("status"), shown.get("generation")) == (status, generation):
+            return shown
+        time.sleep(0.1)
+    raise AssertionError(shown)
+
+
+@SIM
+def test_a_frame_that_was_named_by_hand(stack: Stack, env: dict[str, str]) -> None:
+    path = write(stack, 1, AT - timedelta(hours=1))
+    frame_id = submit(stack, env, path)
+    shown = until(env, frame_id, "COMPLETE")
+    koaid = shown["koaid"]
+    assert (koaid[:11], shown["path"]) == ("N2.20261123", path)
+    names = (frame_id, koaid, f"{koaid}.fits", path, path.removeprefix("/s"), Path(path).name)
+    for name in names:
+        assert answer(env, "status", name)["frame_id"] == frame_id, name
+    said = answer(env, "why", path)
+    assert said["frame"]["frame_id"] == frame_id
+    assert said["why"] == koa(env, "why", koaid).stdout.rstrip("\n")
+    assert said["why"].startswith(f"{koaid} is COMPLETE: version 1 was available ")
+    assert said["why"].endswith(" s after it was written; nothing to do.")
+    text = koa(env, "status", frame_id).stdout
+    for part in (frame_id, "COMPLETE", path, "available", f"{koaid}.fits"):
+        assert part in text
+    assert answer(env, "submit", path)["decision"] == "duplicate"
+    refused = koa(env, "accept", frame_id, "--as", "padded", "--why", "by mistake")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("koa: conflict: ")
+    made = answer(env, "reprocess", koaid, "--why", "once more")
+    assert (made["service"], made["generation"]) == ("preparer", 2)
+    assert until(env, frame_id, "COMPLETE", 2)["version"] == 2
+
+
+@SIM
+def test_a_file_that_is_no_fits(stack: Stack, env: dict[str, str]) -> None:
+    at = AT - timedelta(hours=2)
+    path = write(stack, 2, at, b"out of disk space\n" * 200)
+    frame_id = submit(stack, env, path)
+    shown = until(env, frame_id, "INVALID")
+    said = koa(env, "why", path).stdout
+    assert said.startswith(f"{Path(path).name} is INVALID: it ended at the preparer, ")
+    assert shown["findings"][-1]["code"] in said
+    assert said.endswith(f"once that is mended, `koa retry {frame_id}`.\n")
+    write(stack, 2, at)
+    assert answer(env, "retry", path, "--why", "written again")["service"] == "preparer"
+    assert until(env, frame_id, "COMPLETE", 2)
+
+
+@SIM
+def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
+    assert answer(env, "pause", "nirc2"[:4] + "2")["paused"] is True  # the source
+    assert answer(env, "pause", "NIRC2") == {"instrument": "NIRC2", "paused": True}
+    states = {row["name"]: row["paused"] for row in answer(env, "sources")}
+    assert [name for name, paused in states.items() if paused] == ["nirc2"]
+    assert koa(env, "sources").stdout.splitlines()[0].split()[:3] == [
+        "name", "instrument", "connected",
+    ]  # fmt: skip
+    frame_id = submit(stack, env, write(stack, 3, AT - timedelta(hours=3)))
+    until(env, frame_id, "QUEUED")
+    said = koa(env, "why", frame_id).stdout
+    assert "is QUEUED: it is at the preparer for " in said
+    assert said.endswith("held back because NIRC2 is paused (`koa resume NIRC2`).\n")
+    assert answer(env, "resume", "nirc2")["paused"] is False
+    assert answer(env, "resume", "NIRC2") == {"instrument": "NIRC2", "paused": False}
+    until(env, frame_id, "COMPLETE")
+    unknown = koa(env, "pause", "kcwi_green")
+    assert unknown.exit_code == 1
+    assert unknown.stderr.startswith("koa: unknown_instrument: ")
+
+
+@SIM
+def test_two_exposures_of_one_koaid(stack: Stack, env: dict[str, str]) -> None:
+    until(env, first := submit(stack, env, write(stack, 10, AT)), "COMPLETE")
+    koaid = answer(env, "status", first)["koaid"]
+    same = submit(stack, env, write(stack, 11, AT))
+    until(env, same, "INVALID")
+    assert f"`koa accept {same} --as version" in koa(env, "why", same).stdout
+    retry = koa(env, "retry", same)  # the ingestor's frame, and no ERROR
+    assert (retry.exit_code, retry.stderr[:14]) == (1, "koa: conflict:")
+    said = answer(env, "accept", same, "--as", "version", "--why", "rewritten")
+    assert said["service"] == "ingestor"
+    assert until(env, same, "COMPLETE")["version"] == 2
+    other = submit(stack, env, write(stack, 12, AT))
+    until(env, other, "INVALID")
+    said = answer(env, "accept", other, "--as", "padded", "--why", "another exposure")
+    assert (said["service"], said["generation"]) == ("preparer", 2)
+    assert koaid.endswith(".80")
+    assert until(env, other, "COMPLETE", 2)["koaid"] == koaid.removesuffix("80") + "08"
+
+
+@SIM
+def test_what_nobody_knows(stack: Stack, env: dict[str, str]) -> None:
+    missing = "/sdata904/nirc4/2026nov23/n9999.fits"
+    said = koa(env, "why", missing)
+    assert said.exit_code == 0
+    assert said.stdout.startswith(f"nobody announced /s{missing} (")
+    assert said.stdout.endswith(f"if the file is there, `koa submit /s{missing}`.\n")
+    assert answer(env, "why", missing)["frame"] is None
+    for verb in ("status", "why", "retry"):
+        for name in (NOBODY, "N2.19990101.00000.00", "n9999.fits"):
+            result = koa(env, verb, name, "--json")
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr == f"koa: unknown_frame: no frame has the name {name}\n"
+    gone = koa(env, "submit", missing)
+    assert gone.exit_code == 1
+    assert gone.stderr.startswith("koa: FITS_NOT_FOUND: ")
+    odd = koa(env, "submit", "/etc/passwd", "--instrument", "NIRC2", "--json")
+    assert (odd.exit_code, json.loads(odd.stdout)["decision"]) == (1, "ignored")
+    assert answer(env, "triggers", "--source", "nirc2") == {"items": [], "next": None}
+    assert answer(env, "parked") == []
+
+
+@SIM
+def test_the_stream_goes_on_where_it_broke_off(stack: Stack, env: dict[str, str]) -> None:
+    command = [str(Path(sys.executable).parent / "koa"), "watch"]
+    watching = subprocess.Popen(
+        command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines: list[str] = []
+    assert watching.stdout is not None
+    reader = threading.Thread(target=lambda out: lines.extend(out), args=(watching.stdout,))
+    reader.start()
+
+    def seen(frame_id: str) -> list[str]:
+        return [line.split()[0] for line in lines if frame_id in line]
+
+    frames = []
+    try:
+        for frameno in (21, 22):
+            # The first one is repeated until the stream is open.
+            while not frames or frameno == 22:
+                at = AT - timedelta(hours=4, seconds=len(frames))
+                frames.append(submit(stack, env, write(stack, frameno + 10 * len(frames), at)))
+                until(env, frames[-1], "COMPLETE")
+                if frameno == 22 or "COMPLETE" in seen(frames[-1]):
+                    break
+            if frameno == 21:
+                stack.kill("ingestor", signal.SIGTERM)
+                stack.start("ingestor")
+                stack.wait_ready("ingestor")
+        end = time.monotonic() + 10
+        while "COMPLETE" not in seen(frames[-1]) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 0
+        reader.join()
+    assert seen(frames[-1])[-1] == "COMPLETE"
+    assert "QUEUED" in seen(frames[-1])
+    assert len(lines) == len(set(lines))
+    assert watching.stderr is not None
+    assert "the stream broke off, trying again" in watching.stderr.read()
