@@ -110,7 +110,7 @@ class Client:
 
     async def order(self, frame_id: str, verb: str, **options: Any) -> Accepted:
         """Give an operator's order about a frame; None leaves an option out."""
-        given = RootModel({k: v for k, v in options.items() if v is not None})
+        given = RootModel[dict[str, Any]]({k: v for k, v in options.items() if v is not None})
         path = f"/v1/frames/{frame_id}/{verb}"
         return await self.call(Accepted, "POST", path, body=given)
 

@@ -34,7 +34,7 @@ class PathMap:
     """Where announced paths are mounted here: `A=B[,A=B]`, longest prefix wins."""
 
     def __init__(self, text: str = "") -> None:
-        pairs = [item.split("=", 1) for item in text.split(",") if item.strip()]
+        pairs = [item.strip().split("=", 1) for item in text.split(",") if item.strip()]
         if any(len(pair) != 2 or not pair[0].startswith("/") for pair in pairs):
             raise ValueError(f"not a path map, want /announced=/mounted,...: {text!r}")
         self._pairs = [(a.strip(), b.strip()) for a, b in pairs]
@@ -43,7 +43,7 @@ class PathMap:
     @staticmethod
     def _swap(path: str, pairs: list[tuple[str, str]]) -> str:
         for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
-            if path.startswith(old):
+            if path == old or path.startswith(f"{old.rstrip('/')}/"):
                 return new + path[len(old) :]
         return path
 

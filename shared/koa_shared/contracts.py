@@ -4,8 +4,10 @@ Times are RFC 3339 UTC with milliseconds, durations seconds, sizes bytes, digest
 lower-case hex.  Everything here is version 1 of the wire format, under `/v1`.
 """
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
@@ -21,6 +23,8 @@ def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
+EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
 Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
 Level = Annotated[int, Field(ge=0, le=2)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -126,10 +130,16 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
+def _with_example(schema: dict[str, Any]) -> None:
+    """Put the example of data/examples.json into a model's schema."""
+    if schema["title"] in EXAMPLES:
+        schema["example"] = EXAMPLES[schema["title"]]
+
+
 class Message(BaseModel):
     """A frozen message; unknown fields are refused so that drift is seen at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_with_example)
 
 
 class Finding(Message):
@@ -185,7 +195,7 @@ class FileWritten(Message):
     frame_id: FrameId
     source: str
     instrument: str
-    path: str = Field(max_length=4096)
+    path: str = Field(max_length=MAX_PATH)
     size: int = Field(ge=0)
     mtime_ns: int = Field(ge=0)
     detected: Time
@@ -235,7 +245,7 @@ class FilePrepared(Message):
     instrument: str = Field(max_length=16)
     level: Level = 0
     origin: Origin
-    path: str = Field(max_length=4096)
+    path: str = Field(max_length=MAX_PATH)
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
     raw: RawFile
@@ -311,7 +321,7 @@ class EventBatch(Message):
 class Submission(Message):
     """`POST /v1/files` on the monitor: a person names a file."""
 
-    path: str = Field(max_length=4096)
+    path: str = Field(max_length=MAX_PATH)
     instrument: str | None = None
     source: str | None = None
 
@@ -326,6 +336,8 @@ class Submitted(Message):
 
 class FrameView(BaseModel):
     """A frame as the status API shows it; hidden fields are None (design 10)."""
+
+    model_config = ConfigDict(json_schema_extra=_with_example)
 
     frame_id: str
     koaid: str | None = None
@@ -343,7 +355,8 @@ class FrameView(BaseModel):
     latency_seconds: float | None = None
     products: list[dict[str, Any]] = []
     program: Program | None = None
-    attempt: int = 0
+    metadata: dict[str, Any] = Field(default={}, description="core columns")
+    attempt: int | None = None
     next_attempt_at: Time | None = None
 
 

@@ -19,7 +19,17 @@ from alembic import command, context
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, Column, DateTime, Dialect, Engine, create_engine, event, text
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    Engine,
+    create_engine,
+    event,
+    literal,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -66,8 +76,9 @@ def json_field() -> Any:
 def insert_new(session: Session, model: Any, values: dict[str, Any]) -> bool:
     """Insert a row; False, and nothing is changed, if its key is there already."""
     insert = pg_insert if is_postgresql(session) else sqlite_insert
-    result = session.execute(insert(model).values(values).on_conflict_do_nothing())
-    return bool(result.rowcount)  # type: ignore[attr-defined]
+    new = insert(model).values(values).on_conflict_do_nothing()
+    # A rowcount is not kept for every INSERT (-1 on PostgreSQL); a returned row is.
+    return session.execute(new.returning(literal(1))).first() is not None
 
 
 def is_postgresql(session: Session) -> bool:

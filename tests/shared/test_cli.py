@@ -1,5 +1,6 @@
 """`koa`: what it says, what it asks of which service, and how it fails."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ from typer.testing import CliRunner, Result
 
 from koa_shared.cli.__main__ import main
 from koa_shared.cli.why import sentence, unknown
-from koa_shared.client import open_http
 from koa_shared.contracts import Finding, FrameView, Severity, Status, Timeline
 from koa_shared.simulator.frames import Request, build
 from koa_shared.simulator.stack import Stack
@@ -29,6 +29,13 @@ ID = "11111111-1111-5111-9111-111111111111"
 OTHER = "22222222-2222-5222-9222-222222222222"
 NOBODY = "99999999-9999-5999-9999-999999999999"
 PATH = "/s/sdata904/nirc4/2026nov23/n0001.fits"
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MONITOR_URL", "PREPARER_URL", "INGESTOR_URL", "TOKEN_FILE", "CA_FILE"):
+        monkeypatch.delenv(f"KOA_{name}", raising=False)
+    monkeypatch.delenv("PORT_OFFSET", raising=False)
 
 
 def koa(env: dict[str, str], *words: str) -> Result:
@@ -128,6 +135,8 @@ class Desk(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Asked)
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, Any]] = []
+        self.streams: list[bytes] = []
+        self.resumed: list[str | None] = []
         url = f"http://127.0.0.1:{self.server_address[1]}"
         names = ("monitor", "preparer", "ingestor")
         self.env = {f"KOA_{name.upper()}_URL": f"{url}/{name}" for name in names}
@@ -156,13 +165,16 @@ class Asked(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization")
         desk.asked.append((where, json.loads(sent) if sent else token))
         status, body = desk.answers.get(where, (404, {}))
-        self.send_response(status)
         data = json.dumps(body).encode()
+        if where.endswith("/stream"):
+            desk.resumed.append(self.headers.get("Last-Event-ID"))
+            status, data = (200, desk.streams.pop(0)) if desk.streams else (404, b"")
+        self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = answer
+    do_GET = do_POST = answer  # noqa: N815 (the names are http.server's)
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -222,6 +234,18 @@ def test_parked_frames_are_listed_once(desk: Desk) -> None:
     assert koa(desk.env, "parked").stdout == "none\n"
 
 
+def test_triggers_are_a_table_without_empty_columns(desk: Desk) -> None:
+    row = {"heard": "T1", "source": "nirc2", "value": PATH, "decision": None, "reason": ""}
+    rows = [row, row | {"heard": "T2", "decision": "ignored", "frame_id": None}]
+    desk.answers["GET /monitor/v1/triggers"] = 200, {"items": rows, "next": None}
+    lines = koa(desk.env, "triggers", "--source", "nirc2").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["heard", "source", "value", "decision", "reason"],
+        ["T1", "nirc2", PATH, "-", "-"],
+        ["T2", "nirc2", PATH, "ignored", "-"],
+    ]
+
+
 def test_a_frame_that_only_the_preparer_knows(desk: Desk) -> None:
     shown = frame(Status.QUEUED).model_dump(mode="json")
     desk.answers[f"GET /preparer/v1/frames/{ID}"] = 200, shown
@@ -247,6 +271,66 @@ def test_a_refusal_is_told_with_its_code(desk: Desk) -> None:
     result = koa(desk.env, "retry", ID)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "koa: conflict: because conflict\n"
+
+
+@contextlib.contextmanager
+def watching(env: dict[str, str], *words: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Run `koa watch`; yield what it says on stdout and on stderr; end it by Ctrl-C."""
+    command = [str(Path(sys.executable).parent / "koa"), "watch", *words]
+    pipe, heard = subprocess.PIPE, (list[str](), list[str]())
+    process = subprocess.Popen(command, env=os.environ | env, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    readers = [
+        threading.Thread(target=lines.extend, args=(stream,))
+        for lines, stream in zip(heard, (process.stdout, process.stderr), strict=True)
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        yield heard
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(10)
+        for reader in readers:
+            reader.join()
+    assert code == 0
+
+
+def entry(number: int, shown: FrameView) -> bytes:
+    data = shown.model_dump_json(exclude_none=True)
+    return f"id: {number}\nevent: {shown.status}\ndata: {data}\n\n".encode()
+
+
+def test_watch_goes_on_where_the_stream_broke_off(desk: Desk) -> None:
+    desk.answers["GET /ingestor/v1/frames"] = 200, {"items": [], "next": None}
+    broken = finding("CODE_ERROR", "promote")
+    desk.streams = [
+        entry(7, frame(Status.QUEUED)) + b": \n\n" + entry(8, frame(Status.ERROR, broken)),
+        entry(9, frame(Status.COMPLETE)) + b"event: reset\nid: 12\ndata: {}\n\n",
+    ]
+    end = time.monotonic() + 20
+    with watching(desk.env) as (lines, _):
+        while desk.resumed != [None, "8", "12"] and time.monotonic() < end:
+            time.sleep(0.02)
+    assert desk.resumed == [None, "8", "12"]
+    assert lines == [
+        f"QUEUED  NIRC2  {ID}  {PATH}\n",
+        f"ERROR  NIRC2  {ID}  {PATH}  CODE_ERROR\n",
+        f"COMPLETE  NIRC2  {ID}  {PATH}\n",
+        "reset\n",
+    ]
+
+
+def test_watch_can_tell_documents_and_that_it_tries_again(desk: Desk) -> None:
+    desk.answers["GET /ingestor/v1/frames"] = 200, {"items": [], "next": None}
+    desk.streams = [entry(7, frame(Status.QUEUED))]
+    end = time.monotonic() + 20
+    with watching(desk.env, "--json") as (lines, problems):
+        while len(desk.resumed) < 3 and time.monotonic() < end:
+            time.sleep(0.02)
+    assert [json.loads(line)["frame_id"] for line in lines] == [ID]
+    assert "the stream broke off, trying again" in problems[0]  # 404 from here on
 
 
 @pytest.mark.parametrize(
@@ -379,13 +463,13 @@ def test_a_file_that_is_no_fits(stack: Stack, env: dict[str, str]) -> None:
 
 @SIM
 def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
-    assert answer(env, "pause", "nirc2"[:4] + "2")["paused"] is True  # the source
+    assert answer(env, "pause", "nirc2")["paused"] is True
     assert answer(env, "pause", "NIRC2") == {"instrument": "NIRC2", "paused": True}
     states = {row["name"]: row["paused"] for row in answer(env, "sources")}
     assert [name for name, paused in states.items() if paused] == ["nirc2"]
-    assert koa(env, "sources").stdout.splitlines()[0].split()[:3] == [
-        "name", "instrument", "connected",
-    ]  # fmt: skip
+    table = [line.split()[:4] for line in koa(env, "sources").stdout.splitlines()]
+    assert table[0] == ["name", "instrument", "connected", "paused"]
+    assert ["nirc2", "NIRC2", "False", "True"] in table
     frame_id = submit(stack, env, write(stack, 3, AT - timedelta(hours=3)))
     until(env, frame_id, "QUEUED")
     said = koa(env, "why", frame_id).stdout
@@ -438,46 +522,25 @@ def test_what_nobody_knows(stack: Stack, env: dict[str, str]) -> None:
     odd = koa(env, "submit", "/etc/passwd", "--instrument", "NIRC2", "--json")
     assert (odd.exit_code, json.loads(odd.stdout)["decision"]) == (1, "ignored")
     assert answer(env, "triggers", "--source", "nirc2") == {"items": [], "next": None}
+    assert koa(env, "triggers").stdout == "none\n"
     assert answer(env, "parked") == []
 
 
 @SIM
-def test_the_stream_goes_on_where_it_broke_off(stack: Stack, env: dict[str, str]) -> None:
-    command = [str(Path(sys.executable).parent / "koa"), "watch"]
-    watching = subprocess.Popen(
-        command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    lines: list[str] = []
-    assert watching.stdout is not None
-    reader = threading.Thread(target=lambda out: lines.extend(out), args=(watching.stdout,))
-    reader.start()
-
+def test_the_stream_tells_each_change(stack: Stack, env: dict[str, str]) -> None:
     def seen(frame_id: str) -> list[str]:
         return [line.split()[0] for line in lines if frame_id in line]
 
-    frames = []
-    try:
-        for frameno in (21, 22):
-            # The first one is repeated until the stream is open.
-            while not frames or frameno == 22:
-                at = AT - timedelta(hours=4, seconds=len(frames))
-                frames.append(submit(stack, env, write(stack, frameno + 10 * len(frames), at)))
-                until(env, frames[-1], "COMPLETE")
-                if frameno == 22 or "COMPLETE" in seen(frames[-1]):
-                    break
-            if frameno == 21:
-                stack.kill("ingestor", signal.SIGTERM)
-                stack.start("ingestor")
-                stack.wait_ready("ingestor")
+    frame_id = ""
+    with watching(env) as (lines, _):
+        for frameno in range(20, 60):  # nothing is told before the stream is open
+            path = write(stack, frameno, AT - timedelta(hours=4, seconds=frameno))
+            until(env, frame_id := submit(stack, env, path), "COMPLETE")
+            if "TRANSFERRED" in seen(frame_id):
+                break
         end = time.monotonic() + 10
-        while "COMPLETE" not in seen(frames[-1]) and time.monotonic() < end:
+        while "COMPLETE" not in seen(frame_id) and time.monotonic() < end:
             time.sleep(0.05)
-    finally:
-        watching.send_signal(signal.SIGINT)
-        assert watching.wait(10) == 0
-        reader.join()
-    assert seen(frames[-1])[-1] == "COMPLETE"
-    assert "QUEUED" in seen(frames[-1])
-    assert len(lines) == len(set(lines))
-    assert watching.stderr is not None
-    assert "the stream broke off, trying again" in watching.stderr.read()
+    told = seen(frame_id)
+    assert told[-1] == "COMPLETE"
+    assert sorted(told, key=[str(status) for status in Status].index) == told

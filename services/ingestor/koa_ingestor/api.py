@@ -204,6 +204,7 @@ async def retry(frame_id: str, ctx: Ctx, caller: Operator, order: Why | None = N
 async def accept(frame_id: str, ctx: Ctx, caller: Operator, order: Accept) -> Accepted:
     """`version`: the same exposure, rewritten. `padded`: another exposure."""
     if order.as_ == "padded":
+        await _may_reopen(ctx, frame_id, "accept")
         raise NeedsReprocess(
             "the padded KOAID is written into the products: POST "
             f'/v1/frames/{frame_id}/reprocess {{"fraction": "padded"}} on the preparer'
@@ -214,11 +215,16 @@ async def accept(frame_id: str, ctx: Ctx, caller: Operator, order: Accept) -> Ac
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
 
 
-async def _reopen(ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why) -> Accepted:
+async def _may_reopen(ctx: Any, frame_id: str, verb: str) -> Any:
     status, code = REOPENS[verb]
     row = await ctx.db.read(ctx.store.find, frame_id)
     if row.status != status or (code and code not in {f["code"] for f in row.findings}):
         raise Conflict(f"{verb} is for frames that are {status} {code or ''}".strip())
+    return row
+
+
+async def _reopen(ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why) -> Accepted:
+    row = await _may_reopen(ctx, frame_id, verb)
     row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, order.why)
     ctx.published()
     ctx.wake("ingest")
@@ -256,16 +262,16 @@ async def stream(
     ctx: Ctx, caller: AnyCaller, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Send each change of a frame, as you may see it; `event` is its status."""
-    last = int(last_event_id) if last_event_id and last_event_id.isdigit() else None
+    last = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     entries = _entries(ctx, caller, last)
     return StreamingResponse(entries, 200, headers, "text/event-stream")
 
 
 async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
-    yield ": koa\n\n"
     if last is None:
         last = await ctx.db.read(ctx.store.stream_end)
+    yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
     while True:
         changed = ctx.change()
         rows, oldest = await ctx.db.read(ctx.store.stream_after, last)

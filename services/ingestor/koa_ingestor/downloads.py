@@ -18,13 +18,15 @@ _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Return (first byte, length) of a Range header, None for the whole.
 
-    Several ranges or another unit are answered with the whole (RFC 9110 14.2).
+    Several ranges, another unit or nonsense are answered with the whole (RFC 9110 14.2).
     Raises RangeNotSatisfiable when the range lies outside.
     """
     match = _RANGE.match(header or "")
     if match is None or match.groups() == ("", ""):
         return None
     first, last = match.groups()
+    if first and last and int(last) < int(first):
+        return None
     if first == "":
         length = min(int(last), size)
         start = size - length

@@ -127,8 +127,6 @@ class Worker:
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
         error = failure.error
-        if isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
         finding = Finding(
             code=CODES.get(type(error), "CODE_ERROR"), severity=Severity.ERROR,
             step="promote", message=str(error) or repr(error),

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from koa_shared import logs, service
 from koa_shared.client import Ingestor, Preparer
 from koa_shared.config import PathMap
-from koa_shared.contracts import EventBatch, SourceState, utcnow
+from koa_shared.contracts import MAX_PATH, EventBatch, SourceState, utcnow
+from koa_shared.db import safe_json
 from koa_shared.disks import Disks
 from koa_shared.errors import DependencyDown
 from koa_shared.instruments import Instrument, Source, load_instruments
@@ -65,7 +66,7 @@ class Monitor(service.Service):
         """Write a broadcast down before anything else happens (design 5)."""
         row = Broadcast(
             source=heard.source, service=self.sources[heard.source][0].service,
-            keyword=heard.keyword, value=heard.value, time=heard.time,
+            keyword=heard.keyword, value=safe_json(heard.value)[:MAX_PATH], time=heard.time,
             read=dict(heard.read), initial=heard.initial, heard=utcnow(),
         )  # fmt: skip
         try:

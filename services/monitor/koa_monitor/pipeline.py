@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from koa_shared.contracts import FileWritten, Origin, Trigger
+from koa_shared.contracts import MAX_PATH, FileWritten, Origin, Trigger
 from koa_shared.ids import frame_id, normal_path
 from koa_shared.instruments import Instrument, Source
 
@@ -53,6 +53,8 @@ def refusal(instrument: Instrument, path: str) -> str | None:
     """Return why a path is not looked at, None if it is."""
     if not path or "\x00" in path:
         return "the path holds a NUL" if path else "the path is blank"
+    if len(path.encode(errors="replace")) > MAX_PATH:
+        return f"the path is longer than {MAX_PATH} bytes"
     return instrument.paths.refusal(path)
 
 

@@ -7,7 +7,8 @@ from sqlalchemy import UniqueConstraint, func, or_
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, Session, SQLModel, col, select, update
 
-from koa_shared.contracts import Event, FileWritten, Origin, Service, Status, Timeline, utcnow
+from koa_shared.contracts import Event, FileWritten, Finding, Origin, Service, Status
+from koa_shared.contracts import Timeline, utcnow
 from koa_shared.db import insert_new, json_field, time_field
 from koa_shared.jobs.outbox import outbox_table, put_event
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
@@ -135,10 +136,13 @@ class Store:
             PRIORITY[file.origin], file.mtime_ns / 1e9, trace=trace,
         )  # fmt: skip
         self.queue.put(session, job)
+        self._tell(session, file, 0, "announce")
+
+    def _tell(self, session: Session, file: FileWritten, seq: int, step: str, *f: Finding) -> None:
         now = utcnow()
         event = Event(
-            frame_id=file.frame_id, generation=1, seq=0, at=now, service=Service.MONITOR,
-            status=Status.QUEUED, step="announce", instrument=file.instrument,
+            frame_id=file.frame_id, generation=1, seq=seq, at=now, service=Service.MONITOR,
+            status=Status.QUEUED, step=step, instrument=file.instrument, findings=list(f),
             source=file.source, path=file.path, level=file.level, origin=file.origin,
             timeline=Timeline(detected=file.detected, queued=now),
         )  # fmt: skip
@@ -149,6 +153,16 @@ class Store:
         self.queue.finish(session, job)
         mine = update(File).where(col(File.frame_id) == job.key)
         session.execute(mine.values(known_as=known_as))
+        if known_as != job.key:
+            why = f"this very file was read as frame {known_as}"
+            found = Finding(code="DUPLICATE", severity="warning", step="known", message=why)
+            self._tell(session, FileWritten.model_validate(job.payload), 1, "known", found)
+
+    def refused(self, session: Session, job: Job, why: str) -> None:
+        """The preparer refused it for good: park it, and say so."""
+        self.queue.again(session, job, None, why, counts=True)
+        found = Finding(code="ANNOUNCE_REFUSED", severity="error", step="announce", message=why)
+        self._tell(session, FileWritten.model_validate(job.payload), 1, "announce", found)
 
     def known(self, session: Session, stats: list[Stat]) -> set[str]:
         """Return the frame_ids among `stats` that are in the ledger."""

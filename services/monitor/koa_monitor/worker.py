@@ -112,7 +112,7 @@ class Worker:
             answer = await self.preparer.announce(file)
         except PeerRefused as refusal:
             logger.error("File was refused", path=file.path, why=str(refusal))
-            await self.db.write(self.store.queue.again, job, None, str(refusal), counts=True)
+            await self.db.write(self.store.refused, job, f"{refusal.code}: {refusal}")
             return
         await self.db.write(self.store.announced, job, answer.frame_id)
         logger.info("File announced", frame_id=file.frame_id, path=file.path)
@@ -158,8 +158,9 @@ class Worker:
                 path = self.disks.map.announced(f"{folder}/{name}")
                 try:
                     seen = Path(folder, name).stat()
-                except OSError:
-                    continue  # gone again, or a dangling link
+                    path.encode()
+                except (OSError, UnicodeEncodeError):
+                    continue  # gone again, a dangling link, or a name nobody can write
                 if oldest <= seen.st_mtime <= newest and is_wanted(instrument, path):
                     out.append(Stat(path, seen.st_size, seen.st_mtime_ns))
         return out

@@ -42,7 +42,8 @@ class Preparer(service.Service):
         self.instruments = load_instruments(config.instruments_dir)
         check_rules(self.instruments)
         self.objects = ObjectStore(config, config.ca_file)
-        self.provider = open_provider(config.schedule, config.archiver, config.ca_file)
+        schedule, archiver = config.schedule, config.archiver
+        self.provider = open_provider(schedule, archiver, config.ca_file, self.circuits)
         ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         circuit = self.circuits["ingestor"]
         self.sender = EventSender(self.db, outbox, ingestor.tell, circuit)

@@ -9,7 +9,8 @@ import numpy as np
 from astropy.visualization import AsinhStretch, SqrtStretch, ZScaleInterval
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from pydantic import BaseModel, ConfigDict
+
+from koa_shared.instruments import Data
 
 Stretch = Literal["asinh", "equalise", "sqrt"]
 Floats = NDArray[np.floating[Any]]
@@ -29,14 +30,12 @@ class Image(NamedTuple):
     bscale: float = 1.0
 
 
-class PreviewSpec(BaseModel):
+class PreviewSpec(Data):
     """The table `[preview]` of an instrument file.
 
     `first`: of the primary image, or of the first extension's when the primary has none.
     A KOAID that ends in one of `skip` has no preview (NIRC2: `_unp`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["first", "none"] = "first"
     stretch: Stretch = "asinh"
@@ -44,10 +43,7 @@ class PreviewSpec(BaseModel):
 
 
 def previews(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> list[tuple[str, bytes]]:
-    """Return (name, JPEG) of each preview; `images` are the HDUs that hold pixels.
-
-    What goes wrong is raised as it is: for the caller it is MAKE_JPG_ERROR.
-    """
+    """Return (name, JPEG) of each preview; `images` are the HDUs that hold pixels."""
     if spec.method == "none" or koaid.endswith(spec.skip):
         return []
     made = (preview(image.pixels, stretch=spec.stretch, bscale=image.bscale) for image in images)
@@ -56,17 +52,12 @@ def previews(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> list[tup
 
 
 def preview(
-    pixels: NDArray[Any],
-    *,
-    stretch: Stretch = "asinh",
-    max_side: int = MAX_SIDE,
-    bscale: float = 1.0,
+    pixels: NDArray[Any], *, stretch: Stretch = "asinh", max_side: int = MAX_SIDE, bscale: float = 1
 ) -> bytes | None:
     """Return a gray JPEG of at most `max_side` pixels a side, None without pixels.
 
-    Row 0 is at the bottom, as FITS viewers show it.  Of a cube the middle plane is
-    shown, a spectrum is one row.  BZERO and the size of BSCALE change no picture, so
-    only the sign of BSCALE is asked for.  NaN is black.
+    Row 0 is at the bottom, as FITS viewers show it.  Of a cube the middle plane is shown, a
+    spectrum is one row, NaN is black.  Of BSCALE and BZERO only BSCALE's sign changes a picture.
     """
     if pixels.size == 0:
         return None
@@ -81,10 +72,8 @@ def preview(
 
 
 def _reduce(plane: NDArray[Any], max_side: int) -> Floats:
-    """Shrink by a whole number; a pixel is the mean of four spread over its block.
-
-    The mean of the whole block takes 40 ms at 38 MB, four of its pixels take 5.
-    """
+    # A pixel is the mean of four spread over its block: that takes 5 ms at 38 MB, the
+    # mean of the whole block 40.
     step = -(-max(plane.shape) // max_side)
     kind = np.result_type(plane.dtype.newbyteorder("="), np.float32)
     if step == 1:

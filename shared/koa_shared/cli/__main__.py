@@ -28,7 +28,10 @@ COLUMNS = (
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-main = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+main = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
 
 
 def run(work: Callable[[Koa], Awaitable[Any]]) -> Any:
@@ -59,14 +62,16 @@ def run(work: Callable[[Koa], Awaitable[Any]]) -> Any:
 def text(answer: Any) -> str:
     """Return an answer for people: its sentence, a table, or a line for each field."""
     data = to_jsonable_python(answer)
+    data = data.get("items", data) if isinstance(data, dict) else data
     if isinstance(data, dict):
         return data.get("why") or "\n".join(
             text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
             for name, value in data.items()
             if value not in (None, [], {})
         )
-    names = [name for name in COLUMNS if any(name in row for row in data)]
-    rows = [names, *([str(row.get(name, "")) for name in names] for row in data)]
+    names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
+    values = ([row.get(name) for name in names] for row in data)
+    rows = [names, *(["-" if v in (None, "") else str(v) for v in row] for row in values)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows) or "none"
 
@@ -106,6 +111,7 @@ def watch(as_json: Json = False) -> None:
                     last = entry[0]
                     frame = json.loads(entry[2])
                     words = [entry[1], *(str(frame[key]) for key in WATCHED if key in frame)]
+                    words += [finding["code"] for finding in frame.get("findings", ())]
                     typer.echo(entry[2] if as_json else "  ".join(words))
             except httpx.HTTPError as error:
                 typer.echo(f"koa: the stream broke off, trying again: {error!r}", err=True)

@@ -54,6 +54,8 @@ class EventSender:
                     continue
             except DependencyDown as error:
                 wait = self._circuit.failed(str(error))
+            except Exception:
+                logger.exception("Events were not sent")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._woken.wait()

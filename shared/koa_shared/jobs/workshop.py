@@ -138,7 +138,8 @@ class Workshop:
             task.add_done_callback(lane.done)
             return 0.0
         due = await self.db.read(self.queue.next_in, lane.queue)
-        return self._idle if not due else min(self._idle, max(due, 0.002))
+        # 0 is due since the claim looked, or held back by a pause or for want of room.
+        return self._idle if due is None else min(self._idle, due or 0.25)
 
     async def _work(self, lane: Lane, job: Job) -> None:
         service = self.metrics.service
@@ -159,6 +160,9 @@ class Workshop:
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
         """Put a job back whose attempt did not end well; return how it ended."""
+        while isinstance(error, BaseExceptionGroup):  # of steps side by side
+            faults = error.exceptions
+            error = next((e for e in faults if isinstance(e, DependencyDown)), faults[0])
         try:
             match error:
                 case LeaseLost():

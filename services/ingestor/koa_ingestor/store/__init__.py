@@ -71,6 +71,8 @@ class Store(Reads):
         if event.generation < frame.generation:
             return True
         moved = self._advance(frame, event.generation, event.status, event.step, event.service)
+        if event.step == "known":  # the monitor: another frame_id has this very file
+            moved = self._advance(frame, event.generation, Status.DUPLICATE, event.step)
         merge(frame, event.timeline, event.findings)
         frame.koaid = frame.koaid or event.koaid
         if event.status == frame.status or event.next_attempt_at:

@@ -1,38 +1,23 @@
 """Keyword sources: one protocol, one module per control system (design 3)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from koa_shared.instruments import Source
 
-from .base import (
-    Broadcast,
-    Hear,
-    KeywordSource,
-    OnConnect,
-    SourceHealth,
-    SourceUnavailable,
-)
+from .base import Broadcast as Broadcast
+from .base import KeywordSource as KeywordSource
+from .base import SourceUnavailable as SourceUnavailable
 from .epics import EpicsSource
 from .ktl import KtlSource
 from .mktl import MktlSource
 from .replay import open_replay
 
-__all__ = [
-    "Broadcast",
-    "Hear",
-    "KeywordSource",
-    "OnConnect",
-    "SourceHealth",
-    "SourceUnavailable",
-    "open_sources",
-]
-
-
-ADAPTERS: Mapping[str, Callable[[Source], KeywordSource]] = {
-    "epics": EpicsSource,
-    "ktl": KtlSource,
-    "mktl": MktlSource,
+# Control systems whose Python modules no package index offers, and how to get these.
+LIBRARIES = {
+    "ktl": (KtlSource, "run the monitor with the observatory's KTL Python installed"),
+    "mktl": (MktlSource, "install Keck's mKTL package from its repository"),
 }
 
 
@@ -45,9 +30,19 @@ def open_sources(control: str, sources: Sequence[Source]) -> list[KeywordSource]
     kind, _, recording = control.partition(":")
     if kind == "replay" and recording:
         path, _, speed = recording.partition("@")
-        return list(open_replay(Path(path), speed or "1", sources))
-    if control not in ADAPTERS:
+        return open_replay(Path(path), speed or "1", sources)
+    if control == "epics":
+        return [EpicsSource(source) for source in sources]
+    if control not in LIBRARIES:
         raise SourceUnavailable(
             f"{control!r} is no control system; configure epics, ktl, mktl or replay:PATH[@SPEED]"
         )
-    return [ADAPTERS[control](source) for source in sources]
+    adapter, remedy = LIBRARIES[control]
+    try:
+        module = importlib.import_module(control)
+    except ImportError as error:
+        raise SourceUnavailable(
+            f"the Python module {control!r} can't be imported ({error}); {remedy}, or "
+            "configure another control system"
+        ) from error
+    return [adapter(source, module) for source in sources]

@@ -4,22 +4,14 @@ Texts are char arrays or long strings, up to 256 bytes; a plain DBR_STRING would
 path at 39 characters.  Connection is Channel Access's own state.
 """
 
-import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aioca
 
-from .base import QueuedSource, from_epoch
+from .base import QueuedSource
 
-PREFIX = "koa"
-# How soon a subscription that aioca has given up is noticed.
-CHECK_SECONDS = 5.0
-
-
-def pv_name(service: str, keyword: str) -> str:
-    """Return the PV of a keyword."""
-    return f"{PREFIX}:{service}:{keyword}"
+CONNECT_SECONDS = 5.0  # how soon it is told that nobody serves a PV
 
 
 def _text(value: Any) -> str:
@@ -27,52 +19,38 @@ def _text(value: Any) -> str:
     return bytes(value).split(b"\0", 1)[0].decode(errors="replace")
 
 
-def _time(value: Any) -> datetime:
-    seconds, nanoseconds = value.raw_stamp
-    return from_epoch(seconds) + timedelta(microseconds=nanoseconds // 1000)
-
-
 class EpicsSource(QueuedSource):
     """One keyword as a PV."""
 
-    async def listen(self) -> None:
-        """Subscribe; libca itself reconnects."""
-        subscriptions = [
-            aioca.camonitor(
-                pv_name(self.source.service, self.source.keyword),
-                self._on_trigger,
-                datatype=aioca.DBR_CHAR_BYTES,
-                format=aioca.FORMAT_TIME,
-                all_updates=True,
-                notify_disconnect=True,
-                connect_timeout=CHECK_SECONDS,
-            )
-        ]
-        if self.source.heartbeat:
-            heartbeat = pv_name(self.source.service, self.source.heartbeat.keyword)
-            subscriptions.append(aioca.camonitor(heartbeat, self._on_heartbeat))
+    def _pv(self, keyword: str) -> str:
+        return f"koa:{self.source.service}:{keyword}"
+
+    async def _listen(self) -> None:
+        trigger = aioca.camonitor(
+            self._pv(self.source.keyword), self._on_trigger, datatype=aioca.DBR_CHAR_BYTES,
+            format=aioca.FORMAT_TIME, all_updates=True, notify_disconnect=True,
+            connect_timeout=CONNECT_SECONDS,
+        )  # fmt: skip
+        subscriptions = [trigger]
+        if beat := self.source.heartbeat:
+            subscriptions.append(aioca.camonitor(self._pv(beat.keyword), lambda _: self.beat()))
         try:
             # aioca tells nobody when it closes one.
-            while all(s.state != s.CLOSED for s in subscriptions):  # noqa: ASYNC110
-                await asyncio.sleep(CHECK_SECONDS)
+            await self._until(lambda: any(s.state == s.CLOSED for s in subscriptions))
         finally:
             for subscription in subscriptions:
                 subscription.close()
 
     def _on_trigger(self, value: Any) -> None:
         if value.ok:
-            self.heard(_text(value), _time(value))
+            seconds, nanoseconds = value.raw_stamp
+            micro = timedelta(microseconds=nanoseconds // 1000)
+            self.heard(_text(value), datetime.fromtimestamp(seconds, UTC) + micro)
         else:
             self.disconnect(str(value))
 
-    def _on_heartbeat(self, _: Any) -> None:
-        self.beat()
-
     async def read(self, keywords: tuple[str, ...]) -> dict[str, str]:
         """Read keywords of the same service at once; no end without a server."""
-        values = await aioca.caget(
-            [pv_name(self.source.service, keyword) for keyword in keywords],
-            datatype=aioca.DBR_CHAR_BYTES,
-            timeout=None,  # our caller's
-        )
+        pvs = [self._pv(keyword) for keyword in keywords]
+        values = await aioca.caget(pvs, datatype=aioca.DBR_CHAR_BYTES, timeout=None)
         return dict(zip(keywords, map(_text, values), strict=True))

@@ -1,57 +1,42 @@
-"""KTL: the keyword library of the observatory, through its Python module `ktl`.
-
-KTL tells nothing of connections, only heartbeats (facts 1.1, 1.5).  Without one, a
-source counts as connected once it could subscribe.
-"""
+"""KTL: the keyword library of the observatory, through its Python module `ktl`."""
 
 import threading
-from types import ModuleType
 from typing import Any
 
 from koa_shared.instruments import Source
 
-from .base import HEARTBEAT_GRACE, READ_SECONDS, ThreadedSource, from_epoch, load_module
+from .base import READ_SECONDS, ThreadedSource
 
 
 class KtlSource(ThreadedSource):
     """One KTL keyword."""
 
-    def __init__(self, source: Source, module: ModuleType | Any = None) -> None:
-        super().__init__(source)
-        self._ktl: Any = module or load_module(
-            "ktl", "run the monitor with the observatory's KTL Python installed"
-        )
-        self._subscribed = False
+    def __init__(self, source: Source, module: Any) -> None:
+        super().__init__(source, module)
         self._last: tuple[float, str] | None = None
         self._lock = threading.Lock()
 
-    def subscribe(self) -> None:
-        """Register the callbacks, once, and read the trigger."""
-        trigger = self._ktl.cache(self.source.service, self.source.keyword)
-        if not self._subscribed:
-            self._register(trigger)
-        with self._lock:
-            self._last = None
-        trigger.read(timeout=READ_SECONDS)
-        self._on_trigger(trigger)
-
-    def _register(self, trigger: Any) -> None:
+    def _register(self) -> None:
         service, beat = self.source.service, self.source.heartbeat
+        trigger = self.module.cache(service, self.source.keyword)
         if beat:
-            heartbeat = self._ktl.cache(service, beat.keyword)
-            heartbeat.callback(self._on_heartbeat)
+            heartbeat = self.module.cache(service, beat.keyword)
+            heartbeat.callback(self.on_heartbeat)
             heartbeat.monitor(wait=False)
             # KTL then renews its own broken subscriptions (facts 1.1).
-            period = beat.seconds + HEARTBEAT_GRACE
-            self._ktl.cache(service).heartbeat(beat.keyword, period)
+            self.module.cache(service).heartbeat(beat.keyword, self.health.beat_limit)
         trigger.callback(self._on_trigger)
         trigger.monitor(prime=False)
-        self._subscribed = True
 
-    def fetch(self, keyword: str) -> str:
-        """Read one keyword as KTL's text."""
-        item = self._ktl.cache(self.source.service, keyword)
-        return str(item.read(timeout=READ_SECONDS))
+    def _fetch(self, keyword: str) -> str:
+        item = self.module.cache(self.source.service, keyword)
+        if keyword == self.source.keyword:
+            with self._lock:
+                self._last = None  # to be told again, even if nothing changed
+        text = str(item.read(timeout=READ_SECONDS))
+        if keyword == self.source.keyword:
+            self._on_trigger(item)
+        return text
 
     def _on_trigger(self, keyword: Any) -> None:
         # The keyword may have moved on since this call was due: take its history.
@@ -59,15 +44,9 @@ class KtlSource(ThreadedSource):
             if not keyword["populated"]:
                 return
             history = [(past.time, past.ascii) for past in list(keyword.history)]
-            if self._last is None:
-                new = history[-1:]
-            elif self._last in history:
-                new = history[history.index(self._last) + 1 :]
-            else:
-                new = history
-            for stamp, text in new:
-                self.hand_over(self.heard, text, from_epoch(stamp))
+            start = -1 if self._last is None else 0
+            if self._last in history:
+                start = history.index(self._last) + 1
+            for stamp, text in history[start:]:
+                self.on_update(text, stamp)
             self._last = history[-1] if history else None
-
-    def _on_heartbeat(self, _: Any) -> None:
-        self.hand_over(self.beat)

@@ -3,14 +3,15 @@
     {"t": "2025-12-08T09:06:38.080Z", "source": "kcwi_blue", "keyword": "LOUTFILE",
      "value": "/s/sdata1400/kcwi1/2025dec08/kb251208_00012.fits"}
 
-`t` is RFC 3339 or seconds since 1970; `read` (an object) is needed for sources whose
-path is built of several keywords.  At speed N, a broadcast of time t is heard at
-start + (t - t0)/N, where t0 is the file's first time; that is its time stamp, too,
-so that latencies come out true.  At speed 0 all come at once, stamped one microsecond
-apart.  Afterwards the source stays connected and silent.
+`t` is RFC 3339 or seconds since 1970; `read` (an object) is needed for sources whose path
+is built of several keywords.  At speed N, a broadcast of time t is heard at
+start + (t - t0)/N, where t0 is the file's first time; that is its time stamp, too, so that
+latencies come out true.  At speed 0 all come at once, stamped one microsecond apart.
+Afterwards the source stays connected and silent.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from koa_shared.instruments import Source
 
-from .base import QueuedSource, SourceUnavailable
+from .base import KeywordSource, QueuedSource, SourceUnavailable
 
 
 class Recorded(BaseModel):
@@ -33,14 +34,14 @@ class Recorded(BaseModel):
 
 
 class ReplaySource(QueuedSource):
-    """The recorded broadcasts of one source, with their delays from the start."""
+    """One source's part of a recorded night, of all lines with their delays from the start."""
 
-    def __init__(self, source: Source, recorded: Sequence[tuple[timedelta, Recorded]]) -> None:
+    def __init__(self, source: Source, night: Sequence[tuple[timedelta, Recorded]]) -> None:
         super().__init__(source)
-        self._recorded = recorded
+        this = (source.name, source.keyword)
+        self._recorded = [(d, line) for d, line in night if (line.source, line.keyword) == this]
 
-    async def listen(self) -> None:
-        """Speak the recording, then stay silent."""
+    async def _listen(self) -> None:
         start = datetime.now(UTC)
         self.connect()
         self._initial = False  # each is a change, as it was that night
@@ -55,30 +56,16 @@ class ReplaySource(QueuedSource):
         raise LookupError("the recording holds no 'read' for it")
 
 
-def open_replay(path: Path, speed: str, sources: Sequence[Source]) -> list[ReplaySource]:
-    """Return a source for each of `sources` that speaks its part of a recording.
-
-    Raises SourceUnavailable, with the line, when the recording can't be used.
-    """
-    lines = _load(path)
-    try:
-        rate = float(speed)
-    except ValueError:
-        rate = -1
-    if not 0 <= rate < float("inf"):
+def open_replay(path: Path, speed: str, sources: Sequence[Source]) -> list[KeywordSource]:
+    """Return a source for each of `sources`; raises SourceUnavailable, with the line."""
+    if not re.fullmatch(r"\d*\.?\d+", speed):
         raise SourceUnavailable(f"replay speed {speed!r} is not a number from 0 up")
-    spoken = [
+    lines, rate = _load(path), float(speed)
+    night = [
         ((line.t - lines[0].t) / rate if rate else timedelta(microseconds=n), line)
         for n, line in enumerate(lines)
     ]
-    return [
-        ReplaySource(source, [(d, x) for d, x in spoken if _is_from(source, x)])
-        for source in sources
-    ]
-
-
-def _is_from(source: Source, line: Recorded) -> bool:
-    return (line.source, line.keyword) == (source.name, source.keyword)
+    return [ReplaySource(source, night) for source in sources]
 
 
 def _load(path: Path) -> list[Recorded]:

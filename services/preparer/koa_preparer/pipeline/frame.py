@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from koa_shared import fits
-from koa_shared.contracts import FilePrepared, Finding, Product, Severity
+from koa_shared.contracts import FilePrepared, Finding, Product
 from koa_shared.errors import FrameFault
 from koa_shared.fits import Structure, Value
 from koa_shared.ids import safe_name
@@ -15,16 +16,14 @@ from koa_shared.ids import safe_name
 from ..preview import Image, PreviewSpec, previews
 from ..rules import Frame, Outcome
 from .metadata import Column, metadata_table
-from .tables import extension_table, md5_table
+from .tables import extension_table, md5_table, warning
 
 END = b"END".ljust(8)
-# Cards that can't be written by their value alone, and that no rule reads.
-UNTOLD = {"SIMPLE", "BITPIX", "EXTEND", "COMMENT", "HISTORY", "CONTINUE", "NAXIS"}
 SKEW = timedelta(seconds=60)  # how far a file may precede its broadcast (design 4)
+HASHED = (".fits", ".jpg", ".metadata.table", ".tbl")  # what the MD5 table covers (facts 3.9)
 
 
-@dataclass(frozen=True, slots=True)
-class Digests:
+class Digests(NamedTuple):
     """SHA-256 and MD5 in hex, and the bytes they are of."""
 
     size: int
@@ -32,8 +31,7 @@ class Digests:
     md5: str
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A product before it is stored: one or two buffers, one behind the other."""
 
     name: str
@@ -47,12 +45,7 @@ def digests(*buffers: bytes | memoryview) -> Digests:
     for buffer in buffers:
         sha.update(buffer)
         md5.update(buffer)
-    return Digests(sum(len(b) for b in buffers), sha.hexdigest(), md5.hexdigest())
-
-
-def warning(code: str, step: str, message: str) -> Finding:
-    """Return a finding that only stands on record."""
-    return Finding(code=code, severity=Severity.WARNING, step=step, message=message)
+    return Digests(sum(map(len, buffers)), sha.hexdigest(), md5.hexdigest())
 
 
 def acquired_time(
@@ -60,10 +53,10 @@ def acquired_time(
 ) -> tuple[datetime, list[Finding]]:
     """Return when the raw file was last written (design 4).
 
-    The file's own time, unless it lies after its detection or over 60 s before the
-    broadcast's stamp: then the stamp is used (or the detection), with CLOCK_SKEW.
+    That is its own time, cut to milliseconds as all times on the wire, unless it can't be
+    true: then it is the broadcast's stamp (or the detection), with CLOCK_SKEW.
     """
-    mtime = datetime.fromtimestamp(mtime_ns / 1e9, UTC)
+    mtime = datetime.fromtimestamp(mtime_ns // 1_000_000 / 1000, UTC)
     if mtime > detected:
         why = f"the file's time {mtime} lies after its detection"
     elif broadcast is not None and mtime < broadcast - SKEW:
@@ -86,14 +79,9 @@ def odd_structure(structure: Structure) -> list[Finding]:
 
 def checksum_findings(data: memoryview, structure: Structure) -> list[Finding]:
     """Return CHECKSUM_MISMATCH for each HDU whose sums do not fit its bytes."""
-    return [
-        warning(
-            "CHECKSUM_MISMATCH", "structure",
-            f"HDU {hdu.index} {hdu.name}: {' and '.join(cards)} do not match",
-        )
-        for hdu in structure.hdus
-        if (cards := fits.verify_checksums(data, hdu))
-    ]  # fmt: skip
+    wrong = [(hdu, fits.verify_checksums(data, hdu)) for hdu in structure.hdus]
+    texts = [f"HDU {h.index} {h.name}: {' and '.join(c)} do not match" for h, c in wrong if c]
+    return [warning("CHECKSUM_MISMATCH", "structure", text) for text in texts]
 
 
 def storable(koaid: str) -> str:
@@ -124,11 +112,11 @@ def archived_header(
 def preview_products(frame: Frame, spec: PreviewSpec) -> tuple[list[Content], list[Finding]]:
     """Return the previews; what can't be drawn is a finding, never a fault."""
     try:
+        pairs = [(fits.pixels(frame.data, hdu), hdu.header.get("BSCALE")) for hdu in frame.hdus]
         images = [
-            Image(pixels, scale if isinstance(scale, int | float) and scale else 1.0)
-            for hdu in frame.hdus
-            if (pixels := fits.pixels(frame.data, hdu)) is not None
-            for scale in [hdu.header.get("BSCALE")]
+            Image(pixels, scale if isinstance(scale, int | float) else 1.0)
+            for pixels, scale in pairs
+            if pixels is not None
         ]
         made = previews(frame.identity.koaid, spec, images)
     except Exception as error:  # noqa: BLE001 (any pixel content may come)
@@ -140,41 +128,33 @@ def preview_products(frame: Frame, spec: PreviewSpec) -> tuple[list[Content], li
 def small_products(
     frame: Frame, outcome: Outcome, columns: Sequence[Column], size: int
 ) -> tuple[list[Content], list[Finding]]:
-    """Return the raw header, the extension tables and the metadata table.
-
-    `size` is that of KOAID.fits, bytes.
-    """
+    """Return raw header, extension tables and metadata; `size` is of KOAID.fits in bytes."""
     koaid, primary, view = frame.identity.koaid, frame.hdus[0], memoryview(frame.data)
     raw = bytes(view[primary.start : primary.data_start])
     contents, findings = [Content(f"{koaid}.raw_header", "raw_header", (raw,))], []
-    for hdu in frame.hdus:
-        if "TABLE" in hdu.kind:
-            made = extension_table(koaid, hdu.index, view[hdu.start : hdu.end])
-            if isinstance(made, Finding):
-                findings.append(made)
-            elif made is not None:
-                contents.append(Content(made[0], "table", (made[1],)))
-    # What a rule has mended is read from the rule, not from the card.
-    unreadable = {c.keyword for c in primary.header.cards if c.unreadable}
-    values = metadata_values(frame, outcome, size)
+    for hdu in (hdu for hdu in frame.hdus if "TABLE" in hdu.kind):
+        match extension_table(koaid, hdu.index, view[hdu.start : hdu.end]):
+            case Finding() as found:
+                findings.append(found)
+            case (name, text):
+                contents.append(Content(name, "table", (text,)))
+            case None:
+                pass
+    # What stands in the metadata (facts 3.1, step 17): what a rule has mended is read
+    # from the rule, not from the card.
+    values = {card.keyword: primary.header.get(card.keyword) for card in primary.header.cards}
+    values |= {keyword: value for keyword, (value, _) in outcome.keywords.items()}
+    values |= {"FILESIZE_MB": round(size / 1e6, 4)} | outcome.extra
+    unreadable = {card.keyword for card in primary.header.cards if card.unreadable}
     text, remarks = metadata_table(values, columns, unreadable - outcome.keywords.keys())
     contents.append(Content(f"{koaid}.metadata.table", "metadata", (text,)))
     return contents, findings + remarks
 
 
-def metadata_values(frame: Frame, outcome: Outcome, size: int) -> dict[str, Value]:
-    """Return the values that the metadata table is made of (facts 3.1, step 17)."""
-    header = frame.hdus[0].header
-    values = {card.keyword: header.get(card.keyword) for card in header.cards}
-    values |= {keyword: value for keyword, (value, _) in outcome.keywords.items()}
-    return values | {"FILESIZE_MB": round(size / 1e6, 4)} | outcome.extra
-
-
 def md5_product(koaid: str, stored: Mapping[str, Digests]) -> Content:
     """Return KOAID.md5sum.table over the products it covers in KOA (facts 3.9)."""
-    covered = (".fits", ".jpg", ".metadata.table", ".tbl")
-    found = [(n, d.md5) for n, d in sorted(stored.items()) if n.endswith(covered)]
-    return Content(f"{koaid}.md5sum.table", "md5", (md5_table(found),))
+    covered = [(name, found.md5) for name, found in stored.items() if name.endswith(HASHED)]
+    return Content(f"{koaid}.md5sum.table", "md5", (md5_table(covered),))
 
 
 def manifest(prepared: FilePrepared) -> Content:
@@ -186,13 +166,13 @@ def manifest(prepared: FilePrepared) -> Content:
 
 def product(name: str, role: str, key: str, found: Digests) -> Product:
     """Return a stored product as the contract tells it."""
-    return Product(
-        name=name, role=role, key=key, size=found.size, sha256=found.sha256, md5=found.md5
-    )
+    return Product(name=name, role=role, key=key, **found._asdict())
 
 
 def stored_header(cards: Sequence[Sequence[Value]]) -> fits.Hdu:
     """Return a primary HDU with a header that was stored as a list, and no data."""
-    told = [(str(k), v, str(c)) for k, v, c in cards if k and k not in UNTOLD]
-    header = read_header(fits.edit_header(b"END".ljust(fits.CARD), told))
-    return fits.Hdu(0, "", "PRIMARY", header, 0, 0, 0, 8, ())
+    raw, end = b"", b"END".ljust(fits.CARD)
+    for keyword, value, _ in cards:
+        with suppress(ValueError):  # of NAXISn and malformed ones no card can be made
+            raw += read_header(fits.edit_header(end, [(str(keyword), value, "")])).raw
+    return fits.Hdu(0, "", "PRIMARY", fits.Header(raw), 0, 0, 0, 8, ())

@@ -10,20 +10,22 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from koa_shared.contracts import Finding
 from koa_shared.fits import Value
-from koa_shared.instruments import InstrumentError, shipped_dir
+from koa_shared.instruments import Data, InstrumentError
 
 from .tables import ipac_text, warning
 
 NULL = "null"
 # Texts that stand for no value; the last is what a dead keyword server writes.
 NULLS = (NULL, "NaN", "-NaN", "#### Error ###")
+NUMBERS: dict[str, type[int | float]] = {"integer": int, "double": float}
 CLOCKS = {"date": "%Y-%m-%d", "time": "%H:%M:%S.%f"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 PART = r"(\d+\.?\d*|\.\d+)"
@@ -40,27 +42,24 @@ def _listed(value: object) -> object:
     return [str(name).strip() for name in names]
 
 
-class Column(BaseModel):
+class Column(Data):
     """One column of the metadata table; `[[column]]` of an instrument file.
 
-    The aliases are the heads of KOA's definition files.  `min`, `max` and `discrete`
-    count only where `check` is set.
+    Aliases are the heads of KOA's definition files.  Limits count only where `check` is set.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True
-    )
+    model_config = ConfigDict(allow_inf_nan=False, validate_by_name=True)
 
     keyword: str = Field(alias="FITSKeyword", min_length=1, pattern=r"^[!-{}~]+$")
     type: Literal["char", "integer", "double", "date"] = Field(alias="MetadataDatatype")
     width: int = Field(alias="MetadataWidth", ge=1, le=4096)
-    nulls_allowed: bool = Field(True, alias="NullsAllowed")
-    input_format: Literal["", "date", "time", "angle"] = Field("", alias="InputFormat")
-    check: bool = Field(False, alias="CheckValues")
-    min: float = Field(-math.inf, alias="MinValue")
-    max: float = Field(math.inf, alias="MaxValue")
+    nulls_allowed: bool = Field(default=True, alias="NullsAllowed")
+    input_format: Literal["", "date", "time", "angle"] = Field(default="", alias="InputFormat")
+    check: bool = Field(default=False, alias="CheckValues")
+    min: float = Field(default=-math.inf, alias="MinValue")
+    max: float = Field(default=math.inf, alias="MaxValue")
     discrete: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
-        (), alias="DiscreteValues"
+        default=(), alias="DiscreteValues"
     )
 
     @property
@@ -71,16 +70,15 @@ class Column(BaseModel):
 
 def core_columns() -> tuple[Column, ...]:
     """Return the columns that all instruments have."""
-    return read_keyword_table(shipped_dir().parent / "core_columns.tsv")
+    return read_keyword_table(Path(str(resources.files("koa_shared"))) / "data/core_columns.tsv")
 
 
 def columns_of(
     instrument: str, tables: Path | None, own: Iterable[Mapping[str, Any]] = ()
 ) -> tuple[Column, ...]:
-    """Return KOA's published columns of an instrument, else the core and its `own`.
+    """Return KOA's published columns of an instrument, else the core with its `own` laid over.
 
-    A column of `own` takes the place of the core's of the same keyword.  Raises
-    InstrumentError for what can't be used.
+    Raises InstrumentError for what can't be used.
     """
     published = tables and tables / f"KOA_{instrument}_Keyword_Table.txt"
     if published and published.exists():
@@ -93,10 +91,7 @@ def columns_of(
 
 
 def read_keyword_table(path: Path) -> tuple[Column, ...]:
-    """Read one of KOA's published definition files as it is (facts 3.8).
-
-    Raises InstrumentError, with the file's name, if it can't be used.
-    """
+    """Read a definition file as KOA publishes it (facts 3.8), or raise InstrumentError."""
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             columns = tuple(_columns(csv.DictReader(file, delimiter="\t")))
@@ -115,9 +110,9 @@ def _columns(rows: Iterable[Mapping[str, str | None]]) -> Iterator[Column]:
     for row in rows:
         # Some rows of KPF's table end early; spaces stand around a few flags.
         cell = {name: (text or "").strip() for name, text in row.items() if name}
-        if cell["ValidateFormat"] != "Y":
+        if cell["ValidateFormat"].upper() != "Y":
             cell["InputFormat"] = ""
-        if cell["FITSKeyword"] and cell["Source"] != "NExScI":
+        if cell["FITSKeyword"] and cell["Source"].upper() != "NEXSCI":
             yield Column.model_validate({head: cell[head] for head in heads if cell[head]})
 
 
@@ -126,8 +121,7 @@ def metadata_table(
 ) -> tuple[bytes, list[Finding]]:
     """Return the table's five lines (facts 8.2) and what was noticed about the values.
 
-    `values` are the header's, and what stands in no header (PROPINT, PROGTITL,
-    FILESIZE_MB); `unreadable` are keywords whose card can't be read.
+    `unreadable` are keywords whose card can't be read.
     """
     row, findings = list[str](), list[Finding]()
     for column in columns:
@@ -174,10 +168,8 @@ def _cleaned(column: Column, value: Value) -> Value:
 
 def _typed(column: Column, value: Value) -> str | int | float:
     """Return the value in its column's type; raises ValueError where it has none."""
-    if column.type == "integer":
-        return int(_number(value))
-    if column.type == "double":
-        return float(_number(value))
+    if convert := NUMBERS.get(column.type):
+        return convert(_number(value))
     text = "FT"[value] if isinstance(value, bool) else str(value)
     kind = column.input_format or column.type
     if kind in CLOCKS:

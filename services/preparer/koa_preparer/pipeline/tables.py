@@ -9,9 +9,7 @@ from astropy.io import fits
 from koa_shared.contracts import Finding, Severity
 from koa_shared.ids import safe_name
 
-# Bytes of one text table.  Making 16 MiB takes about a second of a core; what is
-# larger is still in the FITS file.
-MAX_TABLE = 16 * 2**20
+MAX_TABLE = 16 * 2**20  # bytes of text, a second of a core; the FITS file has larger ones
 MAX_DATA = 4 * MAX_TABLE  # bytes of an HDU that is read at all
 MIN_WIDTH, UNKNOWN_WIDTH = 16, 24  # facts 3.1, step 18
 Lines = Iterable[Sequence[str]]
@@ -33,10 +31,9 @@ def ipac_text(widths: Iterable[int], heads: Lines, rows: Lines) -> str:
 def extension_table(
     koaid: str, index: int, hdu: bytes | memoryview
 ) -> tuple[str, bytes] | Finding | None:
-    """Return name and text of `KOAID.ext{N}.{NAME}.tbl` (facts 2.5, 3.9).
+    """Return name and text of `KOAID.ext{N}.{NAME}.tbl` from the bytes of an HDU (facts 3.9).
 
-    `hdu` are all bytes of a table extension, `index` is its number in the file.  None
-    if it has no name; a finding if it can't be read or its text would be too long.
+    None if the table has no name; a finding if it can't be read or its text is too long.
     """
     try:
         table = _open(hdu)
@@ -56,17 +53,15 @@ def _open(hdu: bytes | memoryview) -> Any:
 
 
 def _text(table: Any) -> bytes:
-    """Return the text; all columns are `char`, as production has them.
-
-    A cell that is too long widens its column: each row stands where the header says.
-    """
     names = [str(name or "") for name in table.columns.names]
     widths = list(map(_width, names, map(str, table.columns.formats)))
     _check_size(widths, len(table.data))
     columns = [list(map(_cell, table.data.field(n))) for n in range(len(names))]
+    # A cell that is too long widens its column: each row stands where the header says.
     widths = [max([width, *map(len, cells)]) for width, cells in zip(widths, columns, strict=True)]
     _check_size(widths, len(table.data))
     blanks = [""] * len(names)
+    # All columns are `char`, as production has them.
     heads = (names, ["char"] * len(names), blanks, blanks)
     text = ipac_text(widths, heads, zip(*columns, strict=True))
     return f"\\ Extended Header Name: {table.name}\n{text}".encode("ascii", "replace")

@@ -1,12 +1,11 @@
-"""Program, schedule and weather: facts about a frame that its file does not tell.
-
-Here is what a provider gives; `gather` opens one and gathers the facts of a frame.
-"""
+"""What a frame's file does not tell about it: program, schedule and weather."""
 
 from datetime import date, datetime, time, timedelta
-from typing import Protocol
+from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
+
+from koa_shared.contracts import Message
 
 # The weather: header keyword (facts 3.3) to EPICS channel (facts 3.6).
 CHANNELS = {
@@ -23,13 +22,7 @@ CHANNELS = {
 WEATHER_KEYS = tuple(CHANNELS)
 
 
-class Fact(BaseModel):
-    """A frozen value; it is stored with the job, so an unknown key is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Slot(Fact):
+class Slot(Message):
     """One program's part of a night; `start` and `end` are UT, None is open."""
 
     project: str
@@ -39,7 +32,7 @@ class Slot(Fact):
     account: str = ""
 
 
-class Shift(Fact):
+class Shift(Message):
     """Who observes; times are UT, `oa` is the observing assistant's alias."""
 
     slots: tuple[Slot, ...] = ()
@@ -56,7 +49,7 @@ class Night(Shift):
     instrument: str
 
 
-class Proposal(Fact):
+class Proposal(Message):
     """What the proposals API knows of a program; `propint` is months (facts 3.5)."""
 
     pi: str | None = None
@@ -65,27 +58,15 @@ class Proposal(Fact):
     propint: int | None = None
 
 
-class Weather(Fact):
-    """Samples nearest to the exposure; absent is None.
+class Weather(Message):
+    """Samples nearest to the exposure, absent is None; the times are WXTIME and GUIDTIME."""
 
-    `values` are keyed by WEATHER_KEYS, `time` is WXTIME, `guidtime` is GUIDTIME.
-    """
-
-    values: dict[str, float | None]
+    values: dict[Literal[WEATHER_KEYS], float | None]  # type: ignore[valid-type]
     time: AwareDatetime | None = None
     guidtime: AwareDatetime | None = None
 
 
-class Override(Fact):
-    """A program for a time range, of one instrument or (None) of all (design 8)."""
-
-    instrument: str | None = None
-    start: AwareDatetime
-    end: AwareDatetime
-    project: str
-
-
-class Facts(Fact):
+class Facts(Message):
     """What was known when the frame was prepared; read once per generation."""
 
     prepared_at: AwareDatetime
@@ -96,35 +77,13 @@ class Facts(Fact):
     missing: tuple[str, ...] = ()
 
 
-class Provider(Protocol):
-    """Where facts come from; None is the answer that there is no such thing.
-
-    One that can't answer raises; `gather_facts` turns that into `missing`.
-    """
-
-    async def night(self, hst_date: date, telescope: int, instrument: str) -> Night | None:
-        """Return who observes with this instrument in this night."""
-
-    async def proposal(self, semid: str) -> Proposal | None:
-        """Return the proposal of a program, `YYYYS_PROG`."""
-
-    async def weather(self, telescope: int, at: datetime) -> Weather | None:
-        """Return the weather samples nearest to `at`."""
-
-    def override(self, instrument: str, at: datetime) -> str | None:
-        """Return the program an operator has set for this time, if any."""
-
-
 def late(before: Facts, now: Facts) -> bool:
     """Tell whether anything that was missing is there now."""
     return bool(set(before.missing) - set(now.missing))
 
 
 def night_of(ut: datetime) -> date:
-    """Return a frame's HST date: always UT date - 1 day, as KOA does (facts 3.1 #7).
-
-    After HST noon (22:00 UT) that is last night, not the coming one.
-    """
+    """Return a frame's HST date: UT date - 1 day, after HST noon too (facts 3.1 #7)."""
     return ut.date() - timedelta(days=1)
 
 

@@ -24,7 +24,4 @@ def _crossing(day: date, guess: float, sign: int) -> time:
 
 def sun_times(ut_date: date) -> dict[str, time]:
     """Return `sunrise` and `sunset` (UT) of this UT date, to within ten seconds."""
-    return {
-        "sunrise": _crossing(ut_date, 16.4, -1),
-        "sunset": _crossing(ut_date, 4.4, 1),
-    }
+    return {"sunrise": _crossing(ut_date, 16.4, -1), "sunset": _crossing(ut_date, 4.4, 1)}

@@ -3,15 +3,19 @@
 import tomllib
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
+from pydantic import AwareDatetime
 
-from . import WEATHER_KEYS, Fact, Night, Override, Proposal, Shift, Weather
+from koa_shared.contracts import Message
+
+from . import WEATHER_KEYS, Night, Proposal, Shift, Weather
 from .sun import sun_times
 
 logger = structlog.get_logger("koa_preparer")
 Day = date
+ABOUT = ("date", "instrument", "telescope")  # of a night, the weightiest first
 
 
 class ScheduleError(Exception):
@@ -19,20 +23,16 @@ class ScheduleError(Exception):
 
 
 class NightEntry(Shift):
-    """A night; `*` is any, and the entry that says most wins."""
+    """A night; what is left out, or `*`, is any."""
 
     date: Day | Literal["*"] = "*"
     instrument: str = "*"
     telescope: int | None = None
 
-    def fits(self, asked: tuple[Day, str, int]) -> bool:
-        """Tell whether this entry is about (HST date, instrument, telescope)."""
-        said = (self.date, self.instrument, self.telescope)
-        return all(s in ("*", None, a) for s, a in zip(said, asked, strict=True))
-
-    def weight(self) -> list[bool]:
-        """Return how much the entry says, for comparing: a date first of all."""
-        return [self.date != "*", self.instrument != "*", self.telescope is not None]
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the entry says of date, instrument and telescope."""
+        return self.model_dump(include=set(ABOUT), exclude_defaults=True)
 
 
 class ProposalEntry(Proposal):
@@ -41,20 +41,22 @@ class ProposalEntry(Proposal):
     semid: str
 
 
-class WeatherEntry(Fact):
-    """Values that hold at any time."""
+class Override(Message):
+    """A program for a time range, of one instrument or (None) of all (design 8)."""
 
-    telescope: int | None = None
-    values: dict[Literal[WEATHER_KEYS], float]  # type: ignore[valid-type]
+    instrument: str | None = None
+    start: AwareDatetime
+    end: AwareDatetime
+    project: str
 
 
-class Content(Fact):
+class Content(Message):
     """The whole file."""
 
     night: tuple[NightEntry, ...] = ()
     proposal: tuple[ProposalEntry, ...] = ()
     override: tuple[Override, ...] = ()
-    weather: tuple[WeatherEntry, ...] = ()
+    weather: tuple[Weather, ...] = ()
 
 
 class TomlProvider:
@@ -65,41 +67,33 @@ class TomlProvider:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._look()
-        self._good = self._read()
+        self._path, self._text, self._good = path, "", Content()
+        self._read()
 
-    def _look(self) -> tuple[int, ...]:
+    def _read(self) -> None:
         try:
-            seen = self._path.stat()
-        except OSError:
-            return ()
-        return seen.st_mtime_ns, seen.st_size, seen.st_ino
-
-    def _read(self) -> Content:
-        try:
-            return Content.model_validate(tomllib.loads(self._path.read_text()))
+            if (text := self._path.read_text()) != self._text:
+                self._text = text
+                self._good = Content.model_validate(tomllib.loads(text))
         except (OSError, ValueError) as error:
             raise ScheduleError(f"no schedule in {self._path}: {error}") from error
 
     @property
     def _content(self) -> Content:
-        if (stamp := self._look()) != self._stamp:
-            self._stamp = stamp
-            try:
-                self._good = self._read()
-            except ScheduleError as error:
-                logger.warning("Schedule broken, last good one stays", why=str(error))
+        try:
+            self._read()
+        except ScheduleError as error:
+            logger.warning("Schedule broken, last good one stays", why=str(error))
         return self._good
 
     async def night(self, hst_date: date, telescope: int, instrument: str) -> Night:
-        """Return the night of the entry that fits best, with twilight computed."""
-        asked = (hst_date, instrument, telescope)
-        fitting = [e for e in self._content.night if e.fits(asked)]
-        best = max(fitting, key=NightEntry.weight, default=NightEntry())
-        shift = best.model_dump(include=set(Shift.model_fields), exclude_none=True)
-        key = dict(zip(("hst_date", "instrument", "telescope"), asked, strict=True))
-        return Night.model_validate(sun_times(hst_date + timedelta(days=1)) | shift | key)
+        """Return the night of the entry that fits and says most, with twilight computed."""
+        asked = dict(zip(ABOUT, (hst_date, instrument, telescope), strict=True))
+        fitting = [e for e in self._content.night if e.about.items() <= asked.items()]
+        best = max(fitting, key=lambda e: [k in e.about for k in ABOUT], default=NightEntry())
+        shift = best.model_dump(exclude=set(ABOUT), exclude_none=True)
+        shift |= {"hst_date": hst_date, "instrument": instrument, "telescope": telescope}
+        return Night.model_validate(sun_times(hst_date + timedelta(days=1)) | shift)
 
     async def proposal(self, semid: str) -> Proposal | None:
         """Return the program of this semester, else the one of any semester."""
@@ -107,18 +101,15 @@ class TomlProvider:
         entry = known.get(semid) or known.get(f"*_{semid.partition('_')[2]}")
         return entry and Proposal(**entry.model_dump(exclude={"semid"}))
 
-    async def weather(self, telescope: int, at: datetime) -> Weather | None:
+    async def weather(self, telescope: int, at: datetime) -> Weather | None:  # noqa: ARG002
         """Return the values that the file says hold."""
-        for e in self._content.weather:
-            if e.telescope in (None, telescope):
-                values = {key: e.values.get(key) for key in WEATHER_KEYS}
-                guided = at if "GUIDFWHM" in e.values else None
-                return Weather(values=values, time=at, guidtime=guided)
-        return None
+        if not (entries := self._content.weather):
+            return None
+        values = dict.fromkeys(WEATHER_KEYS) | entries[0].values
+        guided = at if values["GUIDFWHM"] is not None else None
+        return Weather(values=values, time=at, guidtime=guided)
 
     def override(self, instrument: str, at: datetime) -> str | None:
         """Return the program of the first override that holds."""
-        for e in self._content.override:
-            if e.instrument in (None, instrument) and e.start <= at < e.end:
-                return e.project
-        return None
+        fitting = (o for o in self._content.override if o.instrument in (None, instrument))
+        return next((o.project for o in fitting if o.start <= at < o.end), None)

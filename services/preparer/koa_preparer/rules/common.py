@@ -1,17 +1,21 @@
 """Rules that every instrument uses, with parameters (facts 3.3, 3.10, 3.11)."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import version
 
+import numpy as np
+
 from koa_shared.fits import Value
 
-from ..providers import WEATHER_KEYS
-from .frame import Effect, Frame, Note, Set
+from ..providers import WEATHER_KEYS, Weather
+from .frame import Effect, Frame, Note, Set, sets
 from .registry import ChoiceName, TableName, rule
 
 VERSION = version("koa-rti")
+WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SIG2NOIS)
 
 
 @rule("ut")
@@ -29,12 +33,11 @@ def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") 
     number = frame.number(keyword)
     if number is None:
         digits = frame.text(name).removesuffix(".fits").rpartition("_")[2]
-        if not digits.isdecimal() or not digits.isascii():
-            text = f"Neither {keyword} nor {name} tells the frame's number."
-            yield Note("SET_FRAMENO_ERROR", text)
+        if not re.fullmatch("[0-9]+", digits):
+            yield Note("SET_FRAMENO_ERROR", f"Neither {keyword} nor {name} tells the number.")
             return
         number = int(digits[:18])
-        yield Set(keyword, int(number))
+        yield Set(keyword, number)
     yield Set("FRAMENO", int(number))
 
 
@@ -45,13 +48,11 @@ def elaptime(
     """ELAPTIME in seconds, the first product whose keywords are all there."""
     if frame.text("ELAPTIME"):
         return
-    for keywords in products:
-        factors = [n for key in keywords if (n := frame.number(key)) is not None]
-        seconds = math.prod(factors)
-        if len(factors) == len(keywords) and math.isfinite(seconds):
-            yield Set("ELAPTIME", round(seconds, digits or None))
-            return
-    yield Note("SET_ELAPTIME_ERROR", f"None of {products} is there.")
+    times = (time for time in map(frame.product, products) if math.isfinite(time))
+    if (seconds := next(times, None)) is None:
+        yield Note("SET_ELAPTIME_ERROR", f"None of {products} is there.")
+    else:
+        yield Set("ELAPTIME", round(seconds, digits or None))
 
 
 @rule("image_type")
@@ -75,16 +76,7 @@ def constants(
     frame: Frame, *, values: Mapping[str, str | int | float], missing: bool = False
 ) -> Iterator[Effect]:
     """Set keywords to fixed values; with `missing` only those that are not there."""
-    for keyword, value in values.items():
-        if not missing or not frame.text(keyword):
-            yield Set(keyword, value)
-
-
-@rule("copy")
-def copy(frame: Frame, *, source: str, target: str) -> Iterator[Effect]:
-    """Copy a keyword that has a value."""
-    if (value := frame.get(source)) is not None:
-        yield Set(target, value, f"Copied from {source}")
+    yield from sets(**{k: v for k, v in values.items() if not (missing and frame.text(k))})
 
 
 @rule("lookup")
@@ -96,19 +88,58 @@ def lookup(
     Names are joined by `/`; a row named by the first ones only serves as well.  Without
     a row the table's keywords become null, if `null`, or stay as they are.
     """
-    rows = frame.instrument.tables[table]
-    names = {name.lower(): row for name, row in rows.items()}
+    rows = {name.lower(): row for name, row in frame.instrument.tables[table].items()}
     parts = [frame.text(keyword).lower() for keyword in keywords]
-    row: Mapping[str, Value] = {}
-    for n in range(len(parts), 0, -1):
-        if found := names.get("/".join(parts[:n])):
-            row = found
-            break
-    else:
-        if null:
-            row = {key: None for one in rows.values() for key in one}
-    for keyword, value in row.items():
-        yield Set(keyword, value)
+    names = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+    nulls: dict[str, Value] = {key: None for row in rows.values() for key in row if null}
+    yield from sets(**next((rows[name] for name in names if name in rows), nulls))
+
+
+@rule("image_stats")
+def image_stats(frame: Frame) -> Iterator[Effect]:
+    """IMAGEMN, IMAGESD, IMAGEMD with two decimals."""
+    if (found := frame.statistics) is None:
+        yield Note("SET_IMAGE_STATS_ERROR", "The primary HDU holds no image.")
+        return
+    mean, sd, median = (round(n, 2) for n in (found.mean, found.sd, found.median))
+    yield from sets(IMAGEMN=mean, IMAGESD=sd, IMAGEMD=median)
+
+
+@rule("npixsat")
+def npixsat(
+    frame: Frame,
+    *,
+    level: float = 1,
+    keywords: tuple[str, ...] = (),
+    target: str = "NPIXSAT",
+    limit_to: str | None = None,
+) -> Iterator[Effect]:
+    """Count the pixels at `level` times the keywords' values or above."""
+    limit, found = level * frame.product(keywords), frame.statistics
+    if not limit or not math.isfinite(limit) or found is None:
+        yield Note(f"SET_{target}_ERROR", f"No image, or no {', '.join(keywords)}.")
+        return
+    yield Set(target, found.count_from(limit))
+    if limit_to:
+        yield Set(limit_to, int(limit))
+
+
+@rule("sig2nois")
+def sig2nois(frame: Frame) -> Iterator[Effect]:
+    """SIG2NOIS: root of the range of row medians near the centre."""
+    found = frame.statistics
+    if found is None or found.raw.ndim != 2 or min(found.raw.shape) <= 2 * WINDOW:
+        yield Note("SET_SIG2NOIS_ERROR", "The primary HDU holds no image to measure.")
+        return
+    # As in production the centre along a row is half the number of rows.
+    centre = found.raw.shape[0] // 2
+    part = found.raw[WINDOW:-WINDOW, centre - WINDOW : centre + WINDOW]
+    if not part.size:
+        yield Set("SIG2NOIS", None)
+        return
+    with np.errstate(all="ignore"):
+        flux = np.median(part.astype(np.float64) * found.scale + found.zero, axis=1)
+        yield Set("SIG2NOIS", float(np.fix(np.sqrt(abs(flux.max() - flux.min())))))
 
 
 @rule("weather")
@@ -117,14 +148,13 @@ def weather(frame: Frame) -> Iterator[Effect]:
     known = frame.facts.weather
     if known is None and "weather" in frame.facts.missing:
         yield Note("WEATHER_DATA_FAIL", "The weather could not be asked for in time.")
-    for key in WEATHER_KEYS:
-        yield Set(key, known.values.get(key) if known else None)
-    yield Set("WXTIME", _clock(known.time if known else None))
-    yield Set("GUIDTIME", _clock(known.guidtime if known else None))
+    known = known or Weather(values={})
+    yield from sets(**{key: known.values.get(key) for key in WEATHER_KEYS})
+    yield from sets(WXTIME=_clock(known.time), GUIDTIME=_clock(known.guidtime))
 
 
 def _clock(at: datetime | None) -> str | None:
-    return f"{at:%H:%M:%S}.{at.microsecond // 10000:02}" if at else None
+    return f"{at:%H:%M:%S.%f}"[:-4] if at else None
 
 
 @rule("oa")
@@ -137,6 +167,5 @@ def oa(frame: Frame) -> Iterator[Effect]:
 @rule("stamp")
 def stamp(frame: Frame) -> Iterator[Effect]:
     """DATLEVEL, DQA_VERS and DQA_DATE; the date is UTC (facts 7.3 P5)."""
-    yield Set("DATLEVEL", 0)
-    yield Set("DQA_VERS", VERSION)
-    yield Set("DQA_DATE", f"{frame.facts.prepared_at:%Y-%m-%dT%H:%M:%S}")
+    at = f"{frame.facts.prepared_at:%Y-%m-%dT%H:%M:%S}"
+    yield from sets(DATLEVEL=0, DQA_VERS=VERSION, DQA_DATE=at)

@@ -1,19 +1,17 @@
 """Who a frame is: KOAID, time, instrument, original name (facts 2.1-2.3, 2.6)."""
 
 import re
-from datetime import UTC, date, datetime, time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 
 from koa_shared.errors import FrameFault
 from koa_shared.ids import Fraction, koaid, safe_name
-from koa_shared.instruments import Suffix
 
 from .frame import Identity, Note, Set, View
 
-STEP = "identity"
 ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
-CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d*))?", re.ASCII)
-KOAID = re.compile(r"([A-Z][A-Z0-9])\.(\d{8})\.\d{5}\.\d{2}(_[A-Za-z0-9._+-]*)?", re.ASCII)
+CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
@@ -25,169 +23,163 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
     for part in view.instrument.paths.reject:
         if part in view.path:
             raise _fault("FILEPATH_REJECT", f"The path holds {part}.")
-    notes: list[Note] = []
-    day, updates = _date(view, notes)
-    clock, more = _clock(view, notes)
-    updates += more
-    ut = datetime.combine(day or view.mtime.astimezone(UTC).date(), clock, UTC)
-    given = _given_koaid(view, notes)
-    if given is None:
-        updates += _instrume(view)
-        _show(view, updates)
-        given = _named_koaid(view, day) or _new_koaid(view, ut, fraction)
-        updates.append(Set("KOAID", f"{given}.fits"))
-    ofname = _ofname(view)
-    updates.append(Set("OFNAME", ofname))
-    _show(view, updates)
+    updates, notes = list[Set](), list[Note]()
+    for effect in _mend(view, fraction):
+        if isinstance(effect, Note):
+            notes.append(effect)
+        else:
+            updates.append(effect)
+            view.values[effect.keyword] = effect.value
     return Identity(
-        koaid=given,
-        prefix=given[:2],
-        ut=ut,
-        date_obs=f"{ut:%Y-%m-%d}",
+        koaid=view.text("KOAID").removesuffix(".fits"),
+        ut=_ut(view),
+        date_obs=view.text("DATE-OBS"),
         utc=view.text("UTC"),
         instrume=view.text("INSTRUME"),
-        ofname=ofname,
+        ofname=view.text("OFNAME"),
         updates=tuple(updates),
         notes=tuple(notes),
     )
 
 
 def _fault(code: str, message: str) -> FrameFault:
-    return FrameFault(code, message, STEP)
+    return FrameFault(code, message, "identity")
 
 
-def _show(view: View, updates: list[Set]) -> None:
-    view.values |= {update.keyword: update.value for update in updates}
+def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
+    """Yield the repairs in order; each step sees what those before it have set."""
+    day = _read_date(view.text("DATE-OBS"))  # None where only the file's own time is left
+    yield from _date(view, day)
+    yield from _clock(view)
+    given = view.text("KOAID").removesuffix(".fits")
+    known = re.fullmatch(_koaids(view), given)
+    if given and not known:
+        message = f"The header's KOAID {given[:40]!r} is none of {view.instrument.name}."
+        yield Note("INVALID_KOAID", message)
+    if not known:  # else nothing is computed again (facts 2.2)
+        yield from _instrume(view)
+        yield Set("KOAID", f"{_named_koaid(view, day) or _new_koaid(view, fraction)}.fits")
+    yield Set("OFNAME", _ofname(view))
 
 
-def _date(view: View, notes: list[Note]) -> tuple[date | None, list[Set]]:
-    """Return the observing date, None where only the file's own time is left."""
+def _date(view: View, day: date | None) -> Iterator[Set | Note]:
     text = view.text("DATE-OBS")
-    day = _read_date(text)
     if day is None:
-        written = f"{view.mtime.astimezone(UTC):%Y-%m-%d}"
         message = f"DATE-OBS is {text[:40]!r}; the file's time is taken."
-        notes.append(Note("SET_DATEOBS_WARN", message))
-        return None, [Set("DATE-OBS", written)]
-    if text == day.isoformat():
-        return day, []
-    return day, [Set("DATE-OBS", day.isoformat(), f"Value corrected ({text[:30]})")]
+        yield Note("SET_DATEOBS_WARN", message)
+        yield Set("DATE-OBS", f"{view.mtime:%Y-%m-%d}")
+    elif text != day.isoformat():
+        yield Set("DATE-OBS", day.isoformat(), f"Value corrected ({text[:30]})")
 
 
 def _read_date(text: str) -> date | None:
     """Read yyyy-mm-dd, whatever follows, or dd/mm/yy with the century at 50."""
-    try:
-        if found := ISO.match(text):
-            return date(int(found[1]), int(found[2]), int(found[3]))
-        if found := SLASHED.fullmatch(text):
-            year = int(found[3])
-            century = 2000 if year < 50 else 1900
-            return date(century + year, int(found[2]), int(found[1]))
-    except ValueError:
-        pass
-    return None
-
-
-def _clock(view: View, notes: list[Note]) -> tuple[time, list[Set]]:
-    """Return the time of day; only an absent UTC is looked for under other names."""
-    text = next((t for key in view.instrument.naming.utc if (t := view.text(key))), "")
-    found = CLOCK.fullmatch(text)
-    if found is None:
-        clock = view.mtime.astimezone(UTC).time().replace(microsecond=0)
-        message = f"UTC is {text[:40]!r}; the file's time is taken."
-        notes.append(Note("SET_UTC_WARN", message))
-        return clock, [Set("UTC", f"{clock:%H:%M:%S}.00")]
-    hour, minute, second = (int(found[n]) for n in (1, 2, 3))
-    clock = time(hour, minute, second, int((found[4] or "")[:6].ljust(6, "0")))
-    if not found[4]:
-        notes.append(Note("SET_UTC_WARN", f"UTC {text!r} has no fraction; 0 is taken."))
-        text = f"{clock:%H:%M:%S}.00"
-    return clock, [] if text == view.text("UTC") else [Set("UTC", text)]
-
-
-def _given_koaid(view: View, notes: list[Note]) -> str | None:
-    """Return the KOAID that the header already has (facts 2.2)."""
-    text = view.text("KOAID").removesuffix(".fits")
-    found = KOAID.fullmatch(text)
-    known = {p.prefix for p in view.instrument.naming.prefixes}
-    if text and (found is None or found[1] not in known):
-        message = f"The header's KOAID {text[:40]!r} is none of {view.instrument.name}."
-        notes.append(Note("INVALID_KOAID", message))
+    if found := ISO.match(text):
+        year, month, day = map(int, found.groups())
+    elif found := SLASHED.fullmatch(text):
+        day, month, year = map(int, found.groups())
+        year += 2000 if year < 50 else 1900
+    else:
         return None
-    return text or None
+    try:
+        return date(year, month, day)
+    except ValueError:
+        return None
 
 
-def _instrume(view: View) -> list[Set]:
+def _clock(view: View) -> Iterator[Set | Note]:
+    """Mend the time of day; only an absent UTC is looked for under other names."""
+    text = view.text(*view.instrument.naming.utc)
+    if (found := CLOCK.fullmatch(text)) is None:
+        yield Note("SET_UTC_WARN", f"UTC is {text[:40]!r}; the file's time is taken.")
+        text = f"{view.mtime:%H:%M:%S}.00"
+    elif found[1] in (None, "."):
+        yield Note("SET_UTC_WARN", f"UTC {text!r} has no fraction; 0 is taken.")
+        text = f"{text[:8]}.00"
+    if text != view.text("UTC"):
+        yield Set("UTC", text)
+
+
+def _ut(view: View) -> datetime:
+    """Return the mended time; its digits beyond microseconds are left out."""
+    return datetime.fromisoformat(f"{view.text('DATE-OBS')}T{view.text('UTC')}").replace(tzinfo=UTC)
+
+
+def _koaids(view: View) -> str:
+    """Return the pattern of the instrument's KOAIDs; its only group is the date."""
+    prefixes = "|".join(p.prefix for p in view.instrument.naming.prefixes)
+    return rf"(?:{prefixes})\.([0-9]{{8}})\.[0-9]{{5}}\.[0-9]{{2}}(?:_[A-Za-z0-9._+-]*)?"
+
+
+def _instrume(view: View) -> Iterator[Set]:
     """Check and mend INSTRUME (facts 2.1)."""
     name, how = view.instrument.name, view.instrument.naming.instrume
-    text = view.text("INSTRUME")
+    text, accept, comment = view.text("INSTRUME"), how.accept or (name,), ""
+    right = text and (text in accept if how.exact else text.startswith(accept))
     if how.force:
-        saved = [Set(how.save_as, text)] if how.save_as and text not in ("", name) else []
-        return saved if text == name else [*saved, Set("INSTRUME", name)]
-    accept = how.accept or (name,)
-    right = text in accept if how.exact else text.startswith(accept)
-    if text and right and "/mira" not in view.text("OUTDIR"):
-        return [] if how.keep or text == name else [Set("INSTRUME", name)]
-    if how.copy_from and (text or view.text(how.copy_from)):
-        return [] if text else [Set("INSTRUME", view.text(how.copy_from))]
-    if view.any_holds(how.evidence):
-        return [Set("INSTRUME", name, "Fixing INSTRUME keyword")]
-    raise _fault("SET_INSTR_ERROR", f"INSTRUME {text[:40]!r} is not {name}.")
+        new = name
+    elif right and "/mira" not in view.text("OUTDIR"):
+        new = text if how.keep else name
+    elif how.copy_from and (found := view.text("INSTRUME", how.copy_from)):
+        new = found
+    elif any(map(view.holds, how.evidence)):
+        new, comment = name, "Fixing INSTRUME keyword"
+    else:
+        raise _fault("SET_INSTR_ERROR", f"INSTRUME {text[:40]!r} is not {name}.")
+    if how.save_as and text not in ("", new):
+        yield Set(how.save_as, text)
+    if text != new:
+        yield Set("INSTRUME", new, comment)
 
 
 def _named_koaid(view: View, day: date | None) -> str | None:
     """Return the KOAID that the original name is (KPF, facts 2.2)."""
-    naming = view.instrument.naming
-    if not naming.koaid_from or not (text := view.text(naming.koaid_from)):
+    source = view.instrument.naming.koaid_from
+    if not source or not (text := view.text(source)):
         return None
-    name = text.removesuffix(".fits")
-    for prefix in naming.prefixes:
-        name = name[max(0, name.rfind(f"{prefix.prefix}.")) :]
-    found = KOAID.fullmatch(name)
-    if found is None or found[1] not in {p.prefix for p in naming.prefixes}:
+    if (found := re.search(f"{_koaids(view)}$", text.removesuffix(".fits"))) is None:
         raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is no KOAID.")
-    if day and found[2] != f"{day:%Y%m%d}":
+    if day and found[1] != f"{day:%Y%m%d}":
         raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is not of DATE-OBS {day}.")
-    return name
+    return found[0]
 
 
-def _new_koaid(view: View, ut: datetime, fraction: Fraction) -> str:
-    naming = view.instrument.naming
-    fitting = (p.prefix for p in naming.prefixes if view.holds(p.when))
-    if (prefix := next(fitting, None)) is None:
+def _new_koaid(view: View, fraction: Fraction) -> str:
+    naming, ut = view.instrument.naming, _ut(view)
+    prefix = next((p.prefix for p in naming.prefixes if view.holds(p.when)), None)
+    if prefix is None:
         raise _fault("KOAID_CREATE_FAIL", "No KOAID prefix fits this header.")
-    suffix = "".join(_suffix(view, s) for s in naming.suffixes if view.holds(s.when))
+    suffix = ""
+    for text in (s.suffix for s in naming.suffixes if view.holds(s.when)):
+        if (filled := _filled(view, text)) is None:
+            raise _fault("KOAID_CREATE_FAIL", f"{text} must have a value.")
+        suffix += safe_name(filled)
     return koaid(prefix, ut.date(), ut.time(), suffix, fraction)
-
-
-def _suffix(view: View, suffix: Suffix) -> str:
-    keywords = re.findall(r"{([^}]+)}", suffix.suffix)
-    values = {key: safe_name(view.text(key)) for key in keywords if view.text(key)}
-    if len(values) < len(keywords):
-        raise _fault("KOAID_CREATE_FAIL", f"{', '.join(keywords)} must have a value.")
-    return suffix.suffix.format_map(values)
 
 
 def _ofname(view: View) -> str:
     """Return the original name, which must be that of the file (facts 2.6)."""
-    basename = view.path.rsplit("/", 1)[-1].removesuffix(".gz")
-    for template in view.instrument.naming.ofname:
-        if name := _built(view, template, basename):
-            break
-    else:
+    templates, basename = view.instrument.naming.ofname, _basename(view)
+    name = next((n for template in templates if (n := _filled(view, template))), None)
+    if name is None:
         raise _fault("BAD_OFNAME", "The header does not tell the file's name.")
+    if not name.endswith(".fits"):
+        name = f"{name}.fits"
     if name != basename:
         message = f"The header says {name[:80]!r}, the file is {basename[:80]!r}."
         raise _fault("MISMATCHED_FILENAME", message)
     return name
 
 
-def _built(view: View, template: str, basename: str) -> str | None:
-    zfill = view.instrument.naming.zfill
-    values = {"basename": basename}
-    for key in set(re.findall(r"{([^}]+)}", template)) - {"basename"}:
+def _basename(view: View) -> str:
+    return view.path.rpartition("/")[2].removesuffix(".gz")
+
+
+def _filled(view: View, template: str) -> str | None:
+    """Return a template with its keywords' values, None if one has none."""
+    values, zfill = {"basename": _basename(view)}, view.instrument.naming.zfill
+    for key in set(re.findall(r"{([^}]+)}", template)) - values.keys():
         if not (text := view.text(key)):
             return None
-        values[key] = text.removesuffix(".0").zfill(zfill.get(key, 0))
-    name = template.format_map(values)
-    return name if name.endswith(".fits") else f"{name}.fits"
+        values[key] = text.removesuffix(".0").zfill(zfill[key]) if key in zfill else text
+    return template.format_map(values)

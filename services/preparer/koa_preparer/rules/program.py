@@ -1,11 +1,11 @@
 """Whose a frame is and how long it is theirs (facts 3.3 SEMESTER, 3.4, 3.5)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, time, timedelta
+from typing import NamedTuple
 
 from ..providers import Facts, Night, Slot
-from .frame import Effect, Extra, Frame, Note, Set, View
+from .frame import Effect, Extra, Frame, Note, View, sets
 from .registry import rule
 
 NONE, ENGINEERING = "NONE", "ENG"
@@ -13,13 +13,11 @@ PROPINT = 18  # months, where nobody has approved another period
 PART = 50  # characters of a title in each of three keywords
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramId:
-    """A program; `how` it was found, `notes` on what was wrong with it."""
+class ProgramId(NamedTuple):
+    """A program, and `notes` on what was wrong with it."""
 
     semester: str
     progid: str
-    how: str
     notes: tuple[Note, ...] = ()
 
     @property
@@ -43,16 +41,16 @@ def identify_program(view: View, ut: datetime, facts: Facts) -> ProgramId:
 
     Before KOAIMTYP is known, daytime calibrations are not yet told apart.
     """
-    outdir = _outdir(view)
+    outdir = (view.text("OUTDIR") or view.path.rpartition("/")[0]).rstrip("/")
     text, how = _claimed(view, outdir, ut, facts)
     if "_ToO_" not in outdir and _is_engineering(view, ut, facts.night):
-        return ProgramId(semester(ut), ENGINEERING, "engineering")
+        return ProgramId(semester(ut), ENGINEERING)
     text = text.strip().upper()
     if not is_valid(text):
         note = Note("INVALID_PROGID_WARN", f"{text[:40]!r} ({how}) is no program.")
-        return ProgramId(semester(ut), NONE, how, (note,))
+        return ProgramId(semester(ut), NONE, (note,))
     term, _, progid = text.rpartition("_")
-    return ProgramId(term or semester(ut), progid, how)
+    return ProgramId(term or semester(ut), progid)
 
 
 def semester(ut: datetime) -> str:
@@ -70,45 +68,35 @@ def is_valid(text: str) -> bool:
     return 3 <= len(progid) <= 5 and (not separator or len(term) == 5)
 
 
-def _outdir(view: View) -> str:
-    outdir = view.text("OUTDIR") or view.path.rpartition("/")[0]
-    return outdir.rstrip("/")
-
-
 def _claimed(view: View, outdir: str, ut: datetime, facts: Facts) -> tuple[str, str]:
+    """Return who claims the frame, and how that is known."""
     if facts.override:
         return facts.override, "override"
     for keyword in view.instrument.programs.progname:
         if text := view.text(keyword):
             return text, keyword
     if "_ToO_" in outdir:
-        return outdir.rsplit("_", 1)[-1], "OUTDIR"
-    return _scheduled(view, outdir, ut, facts.night), "schedule"
+        return outdir.rpartition("_")[2], "OUTDIR"
+    slots = facts.night.slots if facts.night else ()
+    return (_scheduled(view, outdir, ut, slots) if slots else NONE), "schedule"
 
 
-def _scheduled(view: View, outdir: str, ut: datetime, night: Night | None) -> str:
-    slots = night.slots if night else ()
+def _scheduled(view: View, outdir: str, ut: datetime, slots: tuple[Slot, ...]) -> str:
+    first, last = slots[0], slots[-1]
     if len(slots) == 1:
-        return slots[0].project
-    if outdir[-2:] in ("_A", "_B", "_C", "_D", "_E"):
+        return first.project
+    if outdir.endswith(("_A", "_B", "_C", "_D", "_E")):
         place = "ABCDE".index(outdir[-1])
         return slots[place].project if place < len(slots) else NONE
     now = ut.time().replace(second=0, microsecond=0)
     for slot in slots:
-        if _start(slot) <= now <= (slot.end or time.max):
+        if (slot.start or time.min) <= now <= (slot.end or time.max):
             return slot.project
-    only = view.instrument.programs.only_classical
-    if slots and now < _start(slots[0]):
-        slot = slots[0]
-    elif slots and now > (slots[-1].end or time.max):
-        slot = slots[-1]
-    else:
-        return NONE
-    return slot.project if slot.kind == "Classical" or not only else NONE
-
-
-def _start(slot: Slot) -> time:
-    return slot.start or time.min
+    # Outside all slots the nearest counts, before the first or after the last.
+    before, after = now < (first.start or time.min), now > (last.end or time.max)
+    slot = first if before else last
+    counts = slot.kind == "Classical" or not view.instrument.programs.only_classical
+    return slot.project if (before or after) and counts else NONE
 
 
 def _is_engineering(view: View, ut: datetime, night: Night | None) -> bool:
@@ -124,13 +112,12 @@ def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
 
     Production takes a frame whose type is not known yet for one (facts 7.3 P8).
     """
-    kind = view.text("KOAIMTYP")
+    kind, secret = view.text("KOAIMTYP"), view.instrument.programs.target_info
     if kind in ("", "object", "unknown") or night is None:
         return False
-    secret = view.instrument.programs.target_info
-    if not isinstance(secret, bool):
-        secret = view.any_holds(secret)
-    if secret or night.sunset is None or night.sunrise is None:
+    if secret is True or (secret and any(map(view.holds, secret))):
+        return False
+    if night.sunset is None or night.sunrise is None:
         return False
     return ut.time() < night.sunset or ut.time() > night.sunrise
 
@@ -140,8 +127,7 @@ def program(frame: Frame) -> Iterator[Effect]:
     """SEMESTER and PROG* (facts 3.3, 3.4); SEMID and PROGTITL for the metadata."""
     found = identify_program(frame, frame.identity.ut, frame.facts)
     yield from found.notes
-    pi = institution = NONE
-    title = ""
+    pi, institution, title = NONE, NONE, ""
     if found.engineering:
         name = frame.instrument.name
         pi, institution, title = f"{name.lower()}eng", "KECK", f"{name} Engineering"
@@ -151,12 +137,9 @@ def program(frame: Frame) -> Iterator[Effect]:
     elif found.proposal and "proposal" in frame.facts.missing:
         yield Note("PROP_API_ERROR", f"Nobody could tell about {found.semid}.")
     title = title.encode("ascii", "xmlcharrefreplace").decode()
-    yield Set("SEMESTER", found.semester)
-    yield Set("PROGID", found.progid)
-    yield Set("PROGPI", pi)
-    yield Set("PROGINST", institution)
-    for n in range(3):
-        yield Set(f"PROGTL{n + 1}", title[n * PART : (n + 1) * PART])
+    parts = {f"PROGTL{n + 1}": title[n * PART : (n + 1) * PART] for n in range(3)}
+    yield from sets(SEMESTER=found.semester, PROGID=found.progid, PROGPI=pi)
+    yield from sets(PROGINST=institution, **parts)
     yield Extra("PROGTITL", title)
     yield Extra("SEMID", found.semid)
 

@@ -32,8 +32,7 @@ from ..pipeline.frame import Content, Digests
 from ..pipeline.metadata import Column
 from ..preview import PreviewSpec
 from ..providers import Facts, Night
-from ..providers.cache import CachedProvider
-from ..providers.gather import gather_facts
+from ..providers.gather import CachedProvider, gather_facts
 from ..rules import (
     Frame,
     Outcome,
@@ -235,8 +234,6 @@ class Worker:
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
         error = failure.error
-        if isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
         finding = Finding(
             code="CODE_ERROR", severity=Severity.ERROR, step=job.queue,
             message=f"{type(error).__name__}: {error}",
