@@ -33,12 +33,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Session
 
-from .errors import DependencyDown
+from .errors import DependencyDown, Rejected
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -177,6 +177,8 @@ class Database:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, transaction)
+        except DataError as error:
+            raise Rejected(str(error.orig), code="bad_value") from error
         except DBAPIError as error:
             away = isinstance(error, OperationalError | InterfaceError)
             if away or error.connection_invalidated:

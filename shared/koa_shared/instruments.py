@@ -1,12 +1,9 @@
-"""Instruments are data: reads and checks `data/instruments/*.toml` (design 7).
-
-The monitor uses the sources and path rules, the preparer everything else.  A file
-that can't be used stops the service at start, with a sentence that says why.
-"""
+"""Instruments are data: reads and checks `data/instruments/*.toml` (design 7)."""
 
 import re
 import tomllib
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -57,8 +54,11 @@ class PathRules(Data):
     """Which announced paths are looked at (facts 1.2 steps 7 and 8, 2.6)."""
 
     contains_one_of: tuple[str, ...] = ("/sdata", "/operations")
-    ignore: tuple[str, ...] = ("/osiris/test/", "/mira/", "/hireseng/xdchange/", "TEMPFITS.fits")
-    ignore_pattern: str = r"KP\.\d{8}\.\d{5}\.\d{2}-\d\.fits"
+    # Patterns; the last is a guider or exposure-meter sub-file of KPF.
+    ignore: tuple[str, ...] = (
+        *("/osiris/test/", "/mira/", "/hireseng/xdchange/", r"TEMPFITS\.fits"),
+        r"KP\.\d{8}\.\d{5}\.\d{2}-\d\.fits",
+    )
     # Frames under such a path end INVALID (FILEPATH_REJECT).
     reject: tuple[str, ...] = ("mira", "savier-protected", "SPEC/ORP", "/subtracted", "idf")
 
@@ -66,12 +66,8 @@ class PathRules(Data):
         """Return why this announced path is ignored, None if it is not."""
         if not any(part in path for part in self.contains_one_of):
             return f"the path holds none of {', '.join(self.contains_one_of)}"
-        for part in self.ignore:
-            if part in path:
-                return f"the path holds {part}"
-        if re.search(self.ignore_pattern, path):
-            return "a guider or exposure-meter sub-file of KPF"
-        return None
+        found = next((found for part in self.ignore if (found := re.search(part, path))), None)
+        return f"the path holds {found[0]}" if found else None
 
 
 class Range(Data):
@@ -103,61 +99,6 @@ class Suffix(Data):
     when: When = {}
 
 
-class Instrume(Data):
-    """How INSTRUME is checked and mended (facts 2.1).
-
-    A value that begins with one of `accept` (equals it, if `exact`) is right.  One that
-    does not is mended if any of `evidence` speaks for it, or copied from `copy_from`.
-    """
-
-    accept: tuple[str, ...] = ()
-    exact: bool = False
-    keep: bool = False  # a right value stays as it is
-    force: bool = False  # whatever it is, the name is written
-    save_as: str | None = None
-    copy_from: str | None = None
-    evidence: tuple[When, ...] = ()
-
-
-class Naming(Data):
-    """Where a frame's identity comes from (facts 2.1-2.3)."""
-
-    prefixes: tuple[Prefix, ...] = ()
-    suffixes: tuple[Suffix, ...] = ()
-    instrume: Instrume = Instrume()
-    utc: tuple[str, ...] = ("UTC",)
-    ofname: tuple[str, ...] = ("{OFNAME}",)
-    zfill: dict[str, int] = {}
-    koaid_from: str | None = None  # keyword of a name that is a KOAID
-
-
-class Programs(Data):
-    """Whose frames are whose (facts 3.4, 3.5)."""
-
-    progname: tuple[str, ...] = ("PROGNAME",)
-    # Fragments of values that mean engineering; osrseng is none since 2024-07-19.
-    engineering: dict[str, tuple[str, ...]] = {
-        "PROGNAME": ("eng", "calibrations", "my program"),
-        "OUTDIR": (
-            *("kpfeng", "kpfdev", "kcwieng", "kcwirun", "hireseng", "nspeceng", "nirc2eng"),
-            *("dmoseng", "lriseng", "esieng", "nireseng", "osiriseng", "moseng"),
-        ),
-        "OBSERVER": ("keck ipdm", "nirspec"),
-        "CAMERA": ("fpc",),
-    }
-    only_classical: bool = False  # outside all slots only classical nights count
-    target_info: bool | tuple[When, ...] = True  # whether calibrations tell a secret target
-
-
-class RuleCall(Data):
-    """One line of the ordered list of rules: which, how, when, how much it matters."""
-
-    rule: str
-    critical: bool = False
-    when: When = {}
-    params: dict[str, Any] = {}
-
-
 class Case(Data):
     """One value out of several: `value`, or that of the keyword `copy`, by `map`."""
 
@@ -171,6 +112,49 @@ class Case(Data):
         if (self.value is None) == (self.copy_of is None):
             raise ValueError("a case has either `value` or `copy`")
         return self
+
+
+class Naming(Data):
+    """Where a frame's identity comes from (facts 2.1-2.3).
+
+    INSTRUME becomes what the first of its cases that holds says; without one the frame
+    is another instrument's.  Keyword `instrume_was` keeps what it was before.
+    """
+
+    prefixes: tuple[Prefix, ...] = ()
+    suffixes: tuple[Suffix, ...] = ()
+    instrume: tuple[Case, ...] = ()
+    instrume_was: str | None = None
+    utc: tuple[str, ...] = ("UTC",)
+    ofname: tuple[str, ...] = ("{OFNAME}",)
+    zfill: dict[str, int] = {}
+    koaid_from: str | None = None  # keyword of a name that is a KOAID
+
+
+class Programs(Data):
+    """Whose frames are whose (facts 3.4, 3.5)."""
+
+    progname: tuple[str, ...] = ("PROGNAME",)
+    # Any means engineering; the account osrseng is none since 2024-07-19.
+    engineering: tuple[When, ...] = (
+        {"PROGNAME": ("*eng*", "*calibrations*", "*my program*")},
+        {"OUTDIR": ("*kpfeng*", "*kpfdev*", "*kcwieng*", "*kcwirun*", "*hireseng*", "*nspeceng*")},
+        {"OUTDIR": ("*nirc2eng*", "*dmoseng*", "*lriseng*", "*esieng*", "*nireseng*")},
+        {"OUTDIR": ("*osiriseng*", "*moseng*")},
+        {"OBSERVER": ("*keck ipdm*", "*nirspec*")},
+        {"CAMERA": "*fpc*"},
+    )
+    only_classical: bool = False  # outside all slots only classical nights count
+    target_info: tuple[When, ...] = ({},)  # any means that calibrations tell a secret target
+
+
+class RuleCall(Data):
+    """One line of the ordered list of rules: which, how, when, how much it matters."""
+
+    rule: str
+    critical: bool = False
+    when: When = {}
+    params: dict[str, Any] = {}
 
 
 class Instrument(Data):
@@ -200,27 +184,29 @@ class Instrument(Data):
     def _names_are_known(self) -> Self:
         known, parts = {"@hdus", "@tables", "@domeflat"}, self.model_dump()
         # A flag may name those before it, everything else all of them.
-        for where, part in (*parts.pop("flags").items(), *parts.items()):
+        for where, part in (*parts.pop("flags").items(), (self.name, parts)):
             if unknown := _flags_in(part) - known:
                 raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")
             known.add(f"@{where}")
-        for case in (case for cases in self.choices.values() for case in cases):
+        for case in (*self.naming.instrume, *chain.from_iterable(self.choices.values())):
             if case.map is not None and case.map not in self.maps:
                 raise ValueError(f"there is no map {case.map!r}")
         return self
 
 
 def _flags_in(part: object) -> set[str]:
-    if isinstance(part, dict):
-        return {key for key in part if key.startswith("@")}.union(*map(_flags_in, part.values()))
-    return set[str]().union(*map(_flags_in, part)) if isinstance(part, list | tuple) else set()
+    """Return the flags that conditions anywhere in a part name."""
+    match part:
+        case dict():
+            return {key for key in part if key.startswith("@")} | _flags_in([*part.values()])
+        case list() | tuple():
+            return {flag for inner in part for flag in _flags_in(inner)}
+        case _:
+            return set()
 
 
 def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
-    """Return all instruments by name; files in `extra` add to or replace shipped ones.
-
-    Raises InstrumentError, with the file's name, when anything can't be used.
-    """
+    """Return all instruments by name; files in `extra` add to or replace shipped ones."""
     shipped = Path(__file__).parent / "data" / "instruments"
     places = [shipped] if extra is None else [shipped, extra]
     files = {path.name: path for place in places for path in sorted(place.glob("*.toml"))}

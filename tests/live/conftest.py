@@ -106,7 +106,9 @@ class Site:
 
     # -- waiting ------------------------------------------------------------------
 
-    def wait(self, ask: Callable[[], T | None], seconds: float, what: str) -> T:
+    def wait(
+        self, ask: Callable[[], T | None], seconds: float, what: str | Callable[[], str]
+    ) -> T:
         """Ask until there is an answer; fail with `what` after `seconds`."""
         until = time.monotonic() + seconds
         while True:
@@ -114,19 +116,26 @@ class Site:
                 if answer := ask():
                     return answer
             if time.monotonic() > until:
-                pytest.fail(f"{what}: not within {seconds:g} s{self.state()}")
+                text = what if isinstance(what, str) else what()
+                pytest.fail(f"{text}: not within {seconds:g} s{self.state()}")
             time.sleep(0.05)
 
     def ended(self, paths: Iterable[str], seconds: float) -> dict[str, Frame]:
         """Return the frames of these paths once each has reached an end."""
-        wanted = set(paths)
+        wanted, found = set(paths), dict[str, Frame]()
 
-        def ask() -> dict[str, Frame] | None:
-            found = {f["path"]: f for f in self.frames() if f["path"] in wanted}
+        def ask() -> bool:
+            # A file that grew is also a duplicate of itself: the first frame counts.
+            frames = sorted(self.frames(), key=lambda f: f["status"] != "DUPLICATE")
+            found.update({f["path"]: f for f in frames if f["path"] in wanted})
             done = all(f["status"] in ENDS for f in found.values())
-            return found if done and len(found) == len(wanted) else None
+            return done and len(found) == len(wanted)
 
-        return self.wait(ask, seconds, f"an end of {len(wanted)} frames")
+        def what() -> str:
+            return f"an end of {len(wanted)} frames; unheard of: {wanted - set(found)}"
+
+        self.wait(ask, seconds, what)
+        return found
 
     def end_of(self, frame_id: str, seconds: float = 20) -> Frame:
         """Return a frame once it has reached an end."""

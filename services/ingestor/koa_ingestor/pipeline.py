@@ -43,12 +43,11 @@ def judge(
     same = [held for held in kept if held.raw_sha256 == frame.raw.sha256]
     if ours := [held for held in mine if held.generation == frame.generation]:
         return Verdict.RESUME, ours[0]
-    if any(held.committed for held in mine):
-        return Verdict.NEW, None
-    if same:
-        return Verdict.DUPLICATE, same[0]
-    if kept and not accepted:
-        return Verdict.CONFLICT, kept[-1]
+    if not any(held.committed for held in mine):
+        if same:
+            return Verdict.DUPLICATE, same[0]
+        if kept and not accepted:
+            return Verdict.CONFLICT, kept[-1]
     return (Verdict.WAIT, begun[0]) if begun else (Verdict.NEW, None)
 
 

@@ -9,7 +9,7 @@ from sqlmodel import BigInteger, Field, Session, SQLModel, col, select, update
 
 from koa_shared.contracts import Event, FileWritten, Finding, Origin, Service, Status
 from koa_shared.contracts import Timeline, utcnow
-from koa_shared.db import insert_new, json_field, time_field
+from koa_shared.db import insert_new, json_field, safe_json, time_field
 from koa_shared.jobs.outbox import outbox_table, put_event
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 
@@ -95,11 +95,12 @@ class Store:
 
     def hear(self, session: Session, heard: Broadcast, trace: str) -> None:
         """Write a broadcast down, once, before anything else."""
-        key = {"source": heard.source, "keyword": heard.keyword, "value": heard.value}
-        if not insert_new(session, Broadcast, heard.model_dump(exclude={"id"})):
+        values = safe_json(heard.model_dump(exclude={"id"}))
+        if not insert_new(session, Broadcast, values):
             return
-        row = session.exec(select(Broadcast).filter_by(**key, time=heard.time)).one()
-        self.note_source(session, heard.source, last_value=heard.value)
+        key = {name: values[name] for name in ("source", "keyword", "value", "time")}
+        row = session.exec(select(Broadcast).filter_by(**key)).one()
+        self.note_source(session, heard.source, last_value=row.value)
         newest = -float(row.id or 0)
         job = NewJob("resolve", str(row.id), heard.source, sort_at=newest, trace=trace)
         self.queue.put(session, job)
@@ -208,3 +209,11 @@ class Store:
         """Ask for a rescan; one for each instrument and directory waits at a time."""
         key = f"{instrument}:{payload.get('directory', '')}"
         self.queue.put(session, NewJob("rescan", key[-200:], instrument, payload, delay=delay))
+
+    def rescanned(
+        self, session: Session, job: Job, instrument: str, young: set[str], delay: float
+    ) -> None:
+        """A rescan is done; look later at the directories of files that still settle."""
+        self.queue.finish(session, job)
+        for directory in young:
+            self.plan_rescan(session, instrument, {"directory": directory}, delay)

@@ -133,12 +133,16 @@ class Worker:
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
-        for stat in found:
-            if stat.frame_id not in known:
+        fresh = [stat for stat in found if stat.frame_id not in known]
+        now, young = datetime.now(UTC).timestamp(), set[str]()
+        for stat in fresh:
+            if abs(now - stat.mtime_ns / 1e9) < SETTLED:
+                young.add(str(PurePosixPath(stat.path).parent))
+            else:
                 file = file_written(stat, where, utcnow(), Origin.RECOVERED)
                 await self.db.write(self.store.accept, file, None, logs.new_trace())
                 logger.warning("File found that nobody announced", path=stat.path)
-        await self.db.write(self.store.queue.finish, job)
+        await self.db.write(self.store.rescanned, job, instrument.name, young, SETTLED + 1)
         if not directory:
             self.inventories.append(inventory(instrument.name, found, known))
         self.workshop.wake("announce")
@@ -146,8 +150,8 @@ class Worker:
     def _walk(
         self, instrument: Instrument, root: str, since: datetime, *, flat: bool
     ) -> list[Stat]:
-        """Return the settled files under `root` written since then (runs in a thread)."""
-        newest, out = datetime.now(UTC).timestamp() - SETTLED, []
+        """Return the files under `root` written since then (runs in a thread)."""
+        out = []
         oldest, old_directory = since.timestamp(), (since - OLD_DIRECTORY).timestamp()
         for folder, inner, names in os.walk(self.disks.map.local(root)):
             if flat:
@@ -161,7 +165,7 @@ class Worker:
                     path.encode()
                 except (OSError, UnicodeEncodeError):
                     continue  # gone again, a dangling link, or a name nobody can write
-                if oldest <= seen.st_mtime <= newest and is_wanted(instrument, path):
+                if oldest <= seen.st_mtime and is_wanted(instrument, path):
                     out.append(Stat(path, seen.st_size, seen.st_mtime_ns))
         return out
 

@@ -20,7 +20,7 @@ from koa_shared.contracts import (
     may_follow,
     utcnow,
 )
-from koa_shared.db import insert_new, is_postgresql
+from koa_shared.db import insert_new, is_postgresql, safe_json
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
 from koa_shared.web import Caller
@@ -56,6 +56,7 @@ class Store(Reads):
 
     def apply(self, session: Session, batch: EventBatch) -> int:
         """Apply a batch of events, in its order; return how many were new."""
+        take_turns(session)
         for source in batch.sources:
             state = source.model_dump(mode="json")
             session.merge(SourceSeen(name=source.name, at=utcnow(), state=state))
@@ -75,7 +76,7 @@ class Store(Reads):
             moved = self._advance(frame, event.generation, Status.DUPLICATE, event.step)
         merge(frame, event.timeline, event.findings)
         frame.koaid = frame.koaid or event.koaid
-        if event.status == frame.status or event.next_attempt_at:
+        if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
         if event.program is not None:
             set_program(frame, event.program)
@@ -89,7 +90,8 @@ class Store(Reads):
     def _frame_for(self, session: Session, event: Event) -> Frame:
         frame = self._locked(session, event.frame_id)
         if frame is None:
-            told = event.model_dump(include=set(Frame.model_fields) - {"timeline", "findings"})
+            names = set(Frame.model_fields) - {"timeline", "findings", "program"}
+            told = event.model_dump(include=names)
             acquired = event.timeline.acquired or event.timeline.detected or event.at
             now = {"acquired": acquired, "updated": utcnow(), "accepted": False}
             empty: dict[str, Any] = {"timeline": {}, "findings": [], "products": []}
@@ -100,6 +102,7 @@ class Store(Reads):
         return frame
 
     def _locked(self, session: Session, frame_id: str) -> Frame | None:
+        take_turns(session)
         mine = select(Frame).where(Frame.frame_id == frame_id)
         return session.exec(mine.with_for_update()).first()
 
@@ -119,16 +122,14 @@ class Store(Reads):
     def publish(self, session: Session, frame: Frame) -> None:
         """Put a frame's change into the stream, in the order of commits."""
         session.add(frame)
-        session.flush()
-        if is_postgresql(session):
-            # Held until the commit, so that ids are given in the order of commits.
-            session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
         session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=utcnow()))
         session.flush()
 
     def hand_over(self, session: Session, prepared: FilePrepared, trace: str) -> tuple[bool, Frame]:
         """Accept a prepared frame; the first for its generation wins."""
-        told = prepared.model_dump(include=set(Event.model_fields) - {"findings", "timeline"})
+        # `attempt` is the fencing token there, a count of failures here.
+        names = set(Event.model_fields) - {"attempt", "findings", "timeline"}
+        told = prepared.model_dump(include=names)
         event = Event(
             **told, seq=0, at=utcnow(), service=Service.PREPARER, source="",
             status=Status.TRANSFERRED, step="handover", timeline=prepared.timeline,
@@ -159,10 +160,6 @@ class Store(Reads):
         frame_id, generation = job.key.rsplit(":", 1)
         body = session.get_one(Prepared, (frame_id, int(generation))).body
         prepared, frame = FilePrepared.model_validate(body), self._held(session, frame_id)
-        if is_postgresql(session):
-            # Two frames of one KOAID are judged one after the other.
-            lock = text("SELECT pg_advisory_xact_lock(hashtext(:koaid))")
-            session.execute(lock, {"koaid": prepared.koaid})
         versions = self._versions(session, prepared.koaid)
         verdict, held = judge(prepared, versions, accepted=frame.accepted)
         if verdict is Verdict.NEW:
@@ -189,10 +186,10 @@ class Store(Reads):
     def _claim(
         self, session: Session, prepared: FilePrepared, versions: Sequence[Claimed]
     ) -> Claimed:
-        # What an earlier generation of this frame began and never kept makes room.
+        # What this frame began and never kept makes room, under whatever KOAID.
         begun = delete(Version).where(col(Version.committed_at).is_(None))
         mine = {"koaid": prepared.koaid, "frame_id": prepared.frame_id}
-        session.execute(begun.filter_by(**mine))
+        session.execute(begun.filter_by(frame_id=prepared.frame_id))
         number = 1 + max((v.version for v in versions if v.committed), default=0)
         raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
         ours = mine | raw | {"version": number, "generation": prepared.generation}
@@ -207,10 +204,10 @@ class Store(Reads):
         timeline: Timeline,
     ) -> Frame:  # fmt: skip
         """Make a verified frame available: all of it becomes visible here, at once."""
+        frame = self._held(session, prepared.frame_id)
         self.queue.finish(session, job)
         mine = {"koaid": prepared.koaid, "version": version}
         row = session.exec(select(Version).filter_by(**mine)).one()
-        frame = self._held(session, prepared.frame_id)
         row.products = [product.model_dump(mode="json") for product in prepared.products]
         row.header, row.core, row.committed_at = prepared.header, prepared.metadata, utcnow()
         frame.products, frame.version = row.products, version
@@ -222,8 +219,9 @@ class Store(Reads):
 
     def end(self, session: Session, job: Job, finding: Finding, status: Status) -> Frame:
         """End a frame that is not archived: DUPLICATE or INVALID."""
+        frame = self.note(session, job, finding, status)
         self.queue.finish(session, job)
-        return self.note(session, job, finding, status)
+        return frame
 
     def note(
         self, session: Session, job: Job, finding: Finding, status: Status | None,
@@ -246,8 +244,9 @@ class Store(Reads):
         self.queue.put(session, NewJob("sweep", key, prepared.instrument, payload, delay=delay))
 
     def trim_stream(self, session: Session, before: datetime) -> None:
-        """Forget stream entries that are too old to resume from."""
-        session.execute(delete(Stream).where(col(Stream.at) < before))
+        """Forget stream entries that are too old to resume from, but not the last id."""
+        old = (col(Stream.at) < before, col(Stream.id) < self.stream_end(session))
+        session.execute(delete(Stream).where(*old))
 
     # Operators.
 
@@ -266,6 +265,16 @@ class Store(Reads):
         session.add(deed)
         self.publish(session, frame)
         return frame
+
+
+def take_turns(session: Session) -> None:
+    """Let one transaction at a time write frames, before it locks anything else.
+
+    So stream ids are given in the order of commits, two frames of one KOAID are judged
+    one after the other, and batches that meet in other orders do not deadlock.
+    """
+    if is_postgresql(session):
+        session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
 
 
 def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) -> None:
@@ -291,4 +300,4 @@ def describe(frame: Frame, prepared: FilePrepared) -> None:
     frame.night = prepared.utdatetime.date().isoformat()
     set_program(frame, prepared.program)
     for column in ("koaimtyp", "object", "ra", "dec", "exposure"):
-        setattr(frame, column, prepared.metadata.get(column))
+        setattr(frame, column, safe_json(prepared.metadata.get(column)))

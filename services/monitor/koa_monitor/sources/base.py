@@ -37,8 +37,8 @@ class Broadcast:
     """One keyword update as heard; `time` is the keyword server's own stamp, UTC.
 
     `read` holds `Source.path_keywords` as read right after, if `value` is the required one.
-    If they could not be read, `error` says why: a rescan has to find the file.  `initial`
-    marks the value that came with a (re)connection: it may be old, or set unheard.
+    It lacks them if they could not be read: a rescan has to find the file.  `initial` marks
+    the value that came with a (re)connection: it may be old, or set while nobody listened.
     """
 
     source: str
@@ -47,7 +47,6 @@ class Broadcast:
     time: datetime
     initial: bool = False
     read: Mapping[str, str] = field(default_factory=dict)
-    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -112,7 +111,8 @@ class QueuedSource(ABC):
     async def run(self, hear: Hear, on_connect: OnConnect = lambda _: None) -> None:
         """Listen until cancelled (see KeywordSource.run)."""
         self._loop = asyncio.get_running_loop()
-        # Updates while their paths are read; None is a (re)connection.
+        self._reading = asyncio.Lock()
+        # Updates whose paths are being read; None stands for a (re)connection.
         self._heard: asyncio.Queue[asyncio.Task[Broadcast] | None] = asyncio.Queue()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -149,6 +149,7 @@ class QueuedSource(ABC):
             health.last_value, health.last_time = value, stamp
             keyword = self.source.keyword
             update = Broadcast(self.name, keyword, value, stamp, initial, read or {})
+            # The path is read right after the trigger, whatever `hear` is at.
             self._heard.put_nowait(asyncio.create_task(self._with_path(update)))
 
     async def _with_path(self, update: Broadcast) -> Broadcast:
@@ -156,7 +157,7 @@ class QueuedSource(ABC):
         if not keywords or update.read or self.source.required not in (None, update.value):
             return update
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with self._reading, asyncio.timeout(READ_SECONDS):
                 # Until two reads agree: the keywords are not one atomic value.
                 last, read = None, await self.read(keywords)
                 while read != last:
@@ -164,10 +165,9 @@ class QueuedSource(ABC):
                 return replace(update, read=read)
         except Exception as error:  # noqa: BLE001 (whatever a control system raises)
             why = str(error) or f"no answer in {READ_SECONDS:g} s"
-            why = f"{', '.join(keywords)} can't be read: {why}"
-        logger.warning("Path keywords can't be read", source=self.name, why=why)
-        self.health.last_error = why
-        return replace(update, error=why)
+        self.health.last_error = f"{', '.join(keywords)} can't be read: {why}"
+        logger.warning("Path keywords can't be read", source=self.name, why=self.health.last_error)
+        return update
 
     async def _supervise(self) -> None:
         attempt = 0

@@ -3,20 +3,15 @@
 import threading
 from typing import Any
 
-from koa_shared.instruments import Source
-
 from .base import READ_SECONDS, ThreadedSource
 
 
 class KtlSource(ThreadedSource):
     """One KTL keyword."""
 
-    def __init__(self, source: Source, module: Any) -> None:
-        super().__init__(source, module)
-        self._last: tuple[float, str] | None = None
-        self._lock = threading.Lock()
-
     def _register(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[float, str] | None = None  # what was handed over last
         service, beat = self.source.service, self.source.heartbeat
         trigger = self.module.cache(service, self.source.keyword)
         if beat:

@@ -3,11 +3,10 @@
     {"t": "2025-12-08T09:06:38.080Z", "source": "kcwi_blue", "keyword": "LOUTFILE",
      "value": "/s/sdata1400/kcwi1/2025dec08/kb251208_00012.fits"}
 
-`t` is RFC 3339 or seconds since 1970; `read` (an object) is needed for sources whose path
-is built of several keywords.  At speed N, a broadcast of time t is heard at
-start + (t - t0)/N, where t0 is the file's first time; that is its time stamp, too, so that
-latencies come out true.  At speed 0 all come at once, stamped one microsecond apart.
-Afterwards the source stays connected and silent.
+`t` is RFC 3339 or seconds since 1970; `read` (an object) is needed where a path is built of
+several keywords.  At speed N, a broadcast of time t is heard, and stamped, at
+start + (t - t0)/N, where t0 is the file's first time.  At speed 0 all come at once, stamped
+one microsecond apart.  Afterwards the source stays connected and silent.
 """
 
 import asyncio

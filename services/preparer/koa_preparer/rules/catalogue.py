@@ -18,8 +18,7 @@ COLUMNS = tomllib.loads((resources.files("koa_shared") / "data" / "catalogue.tom
 def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
     """Return the catalogue's columns; `size` is that of KOAID.fits in bytes.
 
-    Angles are degrees, times UTC, `exposure` seconds; wavelengths are in `wave_unit`,
-    for units differ between instruments (facts 7.3 P11).
+    Angles are degrees, wavelengths in `wave_unit`, as instruments differ (facts 7.3 P11).
     """
     identity, ours = frame.identity, frame.instrument.catalogue
     texts, numbers, wholes = (

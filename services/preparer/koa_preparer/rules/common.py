@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 
@@ -11,22 +11,22 @@ import numpy as np
 from koa_shared.fits import Value
 
 from ..providers import WEATHER_KEYS, Weather
-from .frame import Effect, Frame, Note, Set, sets
-from .registry import ChoiceName, TableName, rule
+from .frame import Effects, Frame, Note, Set, sets
+from .registry import Choice, Keys, Table, rule
 
 VERSION = version("koa-rti")
 WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SIG2NOIS)
 
 
 @rule("ut")
-def ut(frame: Frame) -> Iterator[Effect]:
+def ut(frame: Frame) -> Effects:
     """UT, a copy of UTC where there is none."""
     if not frame.text("UT"):
         yield Set("UT", frame.identity.utc)
 
 
 @rule("frameno")
-def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") -> Iterator[Effect]:
+def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") -> Effects:
     """FRAMENO, from another keyword or the digits after the last `_` of a name."""
     if frame.text("FRAMENO"):
         return
@@ -34,7 +34,8 @@ def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") 
     if number is None:
         digits = frame.text(name).removesuffix(".fits").rpartition("_")[2]
         if not re.fullmatch("[0-9]+", digits):
-            yield Note("SET_FRAMENO_ERROR", f"Neither {keyword} nor {name} tells the number.")
+            text = f"Neither {keyword} nor {name} tells the frame's number."
+            yield Note("SET_FRAMENO_ERROR", text)
             return
         number = int(digits[:18])
         yield Set(keyword, number)
@@ -42,9 +43,7 @@ def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") 
 
 
 @rule("elaptime")
-def elaptime(
-    frame: Frame, *, products: tuple[tuple[str, ...], ...], digits: int = 4
-) -> Iterator[Effect]:
+def elaptime(frame: Frame, *, products: tuple[Keys, ...], digits: int = 4) -> Effects:
     """ELAPTIME in seconds, the first product whose keywords are all there."""
     if frame.text("ELAPTIME"):
         return
@@ -56,7 +55,7 @@ def elaptime(
 
 
 @rule("image_type")
-def image_type(frame: Frame) -> Iterator[Effect]:
+def image_type(frame: Frame) -> Effects:
     """KOAIMTYP, by the instrument's cases of that name (facts 3.10)."""
     cases = frame.instrument.choices.get("KOAIMTYP", ())
     kind = str(frame.resolve(cases) or "undefined").lower()
@@ -66,27 +65,22 @@ def image_type(frame: Frame) -> Iterator[Effect]:
 
 
 @rule("choose")
-def choose(frame: Frame, *, keyword: ChoiceName) -> Iterator[Effect]:
+def choose(frame: Frame, *, keyword: Choice) -> Effects:
     """Set a keyword to the value of its first case that holds, or to null."""
     yield Set(keyword, frame.resolve(frame.instrument.choices[keyword]))
 
 
 @rule("constants")
-def constants(
-    frame: Frame, *, values: Mapping[str, str | int | float], missing: bool = False
-) -> Iterator[Effect]:
+def constants(frame: Frame, *, values: Mapping[str, Value], missing: bool = False) -> Effects:
     """Set keywords to fixed values; with `missing` only those that are not there."""
     yield from sets(**{k: v for k, v in values.items() if not (missing and frame.text(k))})
 
 
 @rule("lookup")
-def lookup(
-    frame: Frame, *, keywords: tuple[str, ...], table: TableName, null: bool = False
-) -> Iterator[Effect]:
-    """Set what a table's row says; rows are named by the keywords' values.
+def lookup(frame: Frame, *, keywords: Keys, table: Table, null: bool = False) -> Effects:
+    """Set what a table's row says, named by the keywords' values (or the first ones) and `/`.
 
-    Names are joined by `/`; a row named by the first ones only serves as well.  Without
-    a row the table's keywords become null, if `null`, or stay as they are.
+    Without a row the table's keywords become null, if `null`, or stay as they are.
     """
     rows = {name.lower(): row for name, row in frame.instrument.tables[table].items()}
     parts = [frame.text(keyword).lower() for keyword in keywords]
@@ -96,7 +90,7 @@ def lookup(
 
 
 @rule("image_stats")
-def image_stats(frame: Frame) -> Iterator[Effect]:
+def image_stats(frame: Frame) -> Effects:
     """IMAGEMN, IMAGESD, IMAGEMD with two decimals."""
     if (found := frame.statistics) is None:
         yield Note("SET_IMAGE_STATS_ERROR", "The primary HDU holds no image.")
@@ -110,10 +104,10 @@ def npixsat(
     frame: Frame,
     *,
     level: float = 1,
-    keywords: tuple[str, ...] = (),
+    keywords: Keys = (),
     target: str = "NPIXSAT",
-    limit_to: str | None = None,
-) -> Iterator[Effect]:
+    limit_to: str = "",
+) -> Effects:
     """Count the pixels at `level` times the keywords' values or above."""
     limit, found = level * frame.product(keywords), frame.statistics
     if not limit or not math.isfinite(limit) or found is None:
@@ -125,7 +119,7 @@ def npixsat(
 
 
 @rule("sig2nois")
-def sig2nois(frame: Frame) -> Iterator[Effect]:
+def sig2nois(frame: Frame) -> Effects:
     """SIG2NOIS: root of the range of row medians near the centre."""
     found = frame.statistics
     if found is None or found.raw.ndim != 2 or min(found.raw.shape) <= 2 * WINDOW:
@@ -143,7 +137,7 @@ def sig2nois(frame: Frame) -> Iterator[Effect]:
 
 
 @rule("weather")
-def weather(frame: Frame) -> Iterator[Effect]:
+def weather(frame: Frame) -> Effects:
     """WX*, GUIDFWHM, GUIDTIME; what is not known is null (facts 3.3)."""
     known = frame.facts.weather
     if known is None and "weather" in frame.facts.missing:
@@ -158,14 +152,14 @@ def _clock(at: datetime | None) -> str | None:
 
 
 @rule("oa")
-def oa(frame: Frame) -> Iterator[Effect]:
+def oa(frame: Frame) -> Effects:
     """OA, the observing assistant's alias."""
     night = frame.facts.night
     yield Set("OA", (night and night.oa) or "None")
 
 
 @rule("stamp")
-def stamp(frame: Frame) -> Iterator[Effect]:
+def stamp(frame: Frame) -> Effects:
     """DATLEVEL, DQA_VERS and DQA_DATE; the date is UTC (facts 7.3 P5)."""
     at = f"{frame.facts.prepared_at:%Y-%m-%dT%H:%M:%S}"
     yield from sets(DATLEVEL=0, DQA_VERS=VERSION, DQA_DATE=at)

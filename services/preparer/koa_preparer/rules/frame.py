@@ -46,6 +46,7 @@ class Note(NamedTuple):
 
 
 Effect = Set | Extra | Note
+Effects = Iterator[Effect]  # what a rule yields
 
 
 def sets(**values: Value) -> Iterator[Set]:
@@ -93,8 +94,10 @@ class View:
 
     def product(self, keywords: Iterable[str]) -> float:
         """Return the product of the keywords' numbers, NaN if one has none."""
-        numbers = (self.number(keyword) for keyword in keywords)
-        return math.prod((math.nan if n is None else n for n in numbers), start=1.0)
+        product = 1.0
+        for number in map(self.number, keywords):
+            product *= math.nan if number is None else number
+        return product
 
     def degrees(self, keyword: str) -> float | None:
         """Return an angle in degrees; sexagesimal text is in hours for RA.
@@ -105,9 +108,9 @@ class View:
             return number
         if (found := ANGLE.fullmatch(self.text(keyword))) is None:
             return None
-        sign, *parts = found.groups()
-        value = sum(float(part) / 60**n for n, part in enumerate(parts))
-        return value * (15 if keyword == "RA" else 1) * (-1 if sign == "-" else 1)
+        whole, minutes, seconds = map(float, found.groups()[1:])
+        value = whole + minutes / 60 + seconds / 3600
+        return value * (15 if keyword == "RA" else 1) * (-1 if found[1] == "-" else 1)
 
     @property
     def telescope(self) -> int | None:

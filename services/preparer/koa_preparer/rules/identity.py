@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from functools import partial
 
 from koa_shared.errors import FrameFault
 from koa_shared.ids import Fraction, koaid, safe_name
@@ -11,15 +12,12 @@ from .frame import Identity, Note, Set, View
 
 ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
+_fault = partial(FrameFault, step="identity")
 CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
-    """Return a frame's identity; the view shows the repairs from then on.
-
-    Raises FrameFault with FILEPATH_REJECT, SET_INSTR_ERROR, KOAID_CREATE_FAIL,
-    BAD_OFNAME or MISMATCHED_FILENAME.
-    """
+    """Return a frame's identity, or raise FrameFault; the view shows the repairs from then on."""
     for part in view.instrument.paths.reject:
         if part in view.path:
             raise _fault("FILEPATH_REJECT", f"The path holds {part}.")
@@ -30,20 +28,9 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
         else:
             updates.append(effect)
             view.values[effect.keyword] = effect.value
-    return Identity(
-        koaid=view.text("KOAID").removesuffix(".fits"),
-        ut=_ut(view),
-        date_obs=view.text("DATE-OBS"),
-        utc=view.text("UTC"),
-        instrume=view.text("INSTRUME"),
-        ofname=view.text("OFNAME"),
-        updates=tuple(updates),
-        notes=tuple(notes),
-    )
-
-
-def _fault(code: str, message: str) -> FrameFault:
-    return FrameFault(code, message, "identity")
+    name = view.text("KOAID").removesuffix(".fits")
+    date_obs, utc, instrume, ofname = map(view.text, ("DATE-OBS", "UTC", "INSTRUME", "OFNAME"))
+    return Identity(name, _ut(view), date_obs, utc, instrume, ofname, tuple(updates), tuple(notes))
 
 
 def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
@@ -54,8 +41,7 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
     given = view.text("KOAID").removesuffix(".fits")
     known = re.fullmatch(_koaids(view), given)
     if given and not known:
-        message = f"The header's KOAID {given[:40]!r} is none of {view.instrument.name}."
-        yield Note("INVALID_KOAID", message)
+        yield Note("INVALID_KOAID", f"KOAID {given[:40]!r} is none of {view.instrument.name}.")
     if not known:  # else nothing is computed again (facts 2.2)
         yield from _instrume(view)
         yield Set("KOAID", f"{_named_koaid(view, day) or _new_koaid(view, fraction)}.fits")
@@ -65,8 +51,7 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
 def _date(view: View, day: date | None) -> Iterator[Set | Note]:
     text = view.text("DATE-OBS")
     if day is None:
-        message = f"DATE-OBS is {text[:40]!r}; the file's time is taken."
-        yield Note("SET_DATEOBS_WARN", message)
+        yield Note("SET_DATEOBS_WARN", f"DATE-OBS is {text[:40]!r}; the file's time is taken.")
         yield Set("DATE-OBS", f"{view.mtime:%Y-%m-%d}")
     elif text != day.isoformat():
         yield Set("DATE-OBS", day.isoformat(), f"Value corrected ({text[:30]})")
@@ -113,23 +98,13 @@ def _koaids(view: View) -> str:
 
 def _instrume(view: View) -> Iterator[Set]:
     """Check and mend INSTRUME (facts 2.1)."""
-    name, how = view.instrument.name, view.instrument.naming.instrume
-    text, accept, comment = view.text("INSTRUME"), how.accept or (name,), ""
-    right = text and (text in accept if how.exact else text.startswith(accept))
-    if how.force:
-        new = name
-    elif right and "/mira" not in view.text("OUTDIR"):
-        new = text if how.keep else name
-    elif how.copy_from and (found := view.text("INSTRUME", how.copy_from)):
-        new = found
-    elif any(map(view.holds, how.evidence)):
-        new, comment = name, "Fixing INSTRUME keyword"
-    else:
-        raise _fault("SET_INSTR_ERROR", f"INSTRUME {text[:40]!r} is not {name}.")
-    if how.save_as and text not in ("", new):
-        yield Set(how.save_as, text)
-    if text != new:
-        yield Set("INSTRUME", new, comment)
+    naming, text = view.instrument.naming, view.text("INSTRUME")
+    if (new := view.resolve(naming.instrume)) is None:
+        raise _fault("SET_INSTR_ERROR", f"INSTRUME {text[:40]!r} is not {view.instrument.name}.")
+    if text != str(new):
+        if naming.instrume_was and text:
+            yield Set(naming.instrume_was, text)
+        yield Set("INSTRUME", new, "" if text.startswith(str(new)) else "Fixing INSTRUME keyword")
 
 
 def _named_koaid(view: View, day: date | None) -> str | None:
@@ -159,25 +134,20 @@ def _new_koaid(view: View, fraction: Fraction) -> str:
 
 def _ofname(view: View) -> str:
     """Return the original name, which must be that of the file (facts 2.6)."""
-    templates, basename = view.instrument.naming.ofname, _basename(view)
-    name = next((n for template in templates if (n := _filled(view, template))), None)
-    if name is None:
+    basename = view.path.rpartition("/")[2].removesuffix(".gz")
+    names = (_filled(view, template, basename) for template in view.instrument.naming.ofname)
+    if (name := next(filter(None, names), None)) is None:
         raise _fault("BAD_OFNAME", "The header does not tell the file's name.")
-    if not name.endswith(".fits"):
-        name = f"{name}.fits"
+    name = f"{name.removesuffix('.fits')}.fits"
     if name != basename:
-        message = f"The header says {name[:80]!r}, the file is {basename[:80]!r}."
-        raise _fault("MISMATCHED_FILENAME", message)
+        why = f"The header says {name[:80]!r}, the file is {basename[:80]!r}."
+        raise _fault("MISMATCHED_FILENAME", why)
     return name
 
 
-def _basename(view: View) -> str:
-    return view.path.rpartition("/")[2].removesuffix(".gz")
-
-
-def _filled(view: View, template: str) -> str | None:
+def _filled(view: View, template: str, basename: str = "") -> str | None:
     """Return a template with its keywords' values, None if one has none."""
-    values, zfill = {"basename": _basename(view)}, view.instrument.naming.zfill
+    values, zfill = {"basename": basename}, view.instrument.naming.zfill
     for key in set(re.findall(r"{([^}]+)}", template)) - values.keys():
         if not (text := view.text(key)):
             return None

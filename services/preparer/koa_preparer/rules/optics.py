@@ -2,18 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
 
 from koa_shared.fits import Value
 
-from .frame import Effect, Frame, Note, number_of, sets
-from .registry import TableName, rule
+from .frame import Effects, Frame, Note, number_of, sets
+from .registry import Keys, Table, rule
 
 
 @rule("slit_name")
-def slit_name(
-    frame: Frame, *, keyword: str, fixed: TableName, lengths: Mapping[str, float]
-) -> Iterator[Effect]:
+def slit_name(frame: Frame, *, keyword: str, fixed: Table, lengths: dict[str, float]) -> Effects:
     """SLITWIDT and SLITLEN, arcsec, of ESI's masks, such as `0.75_arcsec`.
 
     `fixed` holds masks by part of their name, `lengths` those of others by OBSMODE;
@@ -30,14 +27,14 @@ def slit_name(
 
 
 @rule("resolution")
-def resolution(frame: Frame, *, constant: float) -> Iterator[Effect]:
+def resolution(frame: Frame, *, constant: float) -> Effects:
     """SPECRES, a constant by the slit width, rounded to 10."""
     width = frame.number("SLITWIDT")
     yield from sets(SPECRES=round(constant / width, -1) if width else None)
 
 
 @rule("kcwi_optics")
-def kcwi_optics(frame: Frame, *, gratings: TableName, scales: TableName) -> Iterator[Effect]:
+def kcwi_optics(frame: Frame, *, gratings: Table, scales: Table) -> Effects:
     """WAVE* (angstroms), SPECRES and scales of KCWI."""
     tables, camera = frame.instrument.tables, frame.text("CAMERA").lower()
     side, slicer = "R" if camera == "red" else "B", frame.text("IFUNAM").lower()
@@ -69,9 +66,7 @@ WCS = (
 
 
 @rule("wcs")
-def wcs(
-    frame: Frame, *, camera: str, cameras: TableName, scale_to: tuple[str, ...] = ()
-) -> Iterator[Effect]:
+def wcs(frame: Frame, *, camera: str, cameras: Table, scale_to: Keys = ()) -> Effects:
     """World coordinates from pointing and rotator (NIRC2 images, KCWI's fpc).
 
     `cameras` holds `scale` (arcsec per pixel) and `pa_zero` (degrees); `scale_to` are

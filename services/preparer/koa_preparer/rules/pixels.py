@@ -1,8 +1,4 @@
-"""Exact statistics of an image, from the numbers as they are stored.
-
-Pixels of up to 16 bits are counted by value, others summed in chunks, so that no 64-bit
-copy of an image is made; BSCALE and BZERO are applied to the results.
-"""
+"""Exact statistics of an image, from the numbers as stored and without a 64-bit copy."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +15,10 @@ CHUNK = 2**18  # pixels; shorter ones spend their time on adding up 2**16 counts
 
 @dataclass
 class Statistics:
-    """Statistics of the stored numbers `raw`; pixel = raw x `scale` + `zero`."""
+    """Statistics of the stored numbers `raw`; pixel = raw x `scale` + `zero`.
+
+    Up to 16 bits are counted by value, others summed in chunks.
+    """
 
     raw: Array
     scale: float = 1.0

@@ -1,11 +1,10 @@
 """Whose a frame is and how long it is theirs (facts 3.3 SEMESTER, 3.4, 3.5)."""
 
-from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from typing import NamedTuple
 
 from ..providers import Facts, Night, Slot
-from .frame import Effect, Extra, Frame, Note, View, sets
+from .frame import Effects, Extra, Frame, Note, View, sets
 from .registry import rule
 
 NONE, ENGINEERING = "NONE", "ENG"
@@ -43,7 +42,8 @@ def identify_program(view: View, ut: datetime, facts: Facts) -> ProgramId:
     """
     outdir = (view.text("OUTDIR") or view.path.rpartition("/")[0]).rstrip("/")
     text, how = _claimed(view, outdir, ut, facts)
-    if "_ToO_" not in outdir and _is_engineering(view, ut, facts.night):
+    engineering = any(map(view.holds, view.instrument.programs.engineering))
+    if "_ToO_" not in outdir and (engineering or is_open_calibration(view, ut, facts.night)):
         return ProgramId(semester(ut), ENGINEERING)
     text = text.strip().upper()
     if not is_valid(text):
@@ -99,31 +99,22 @@ def _scheduled(view: View, outdir: str, ut: datetime, slots: tuple[Slot, ...]) -
     return slot.project if (before or after) and counts else NONE
 
 
-def _is_engineering(view: View, ut: datetime, night: Night | None) -> bool:
-    for keyword, parts in view.instrument.programs.engineering.items():
-        text = view.text(keyword).lower()
-        if any(part in text for part in parts):
-            return True
-    return is_open_calibration(view, ut, night)
-
-
 def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
     """Tell whether this is a calibration by day that betrays no target (DKOA-82).
 
     Production takes a frame whose type is not known yet for one (facts 7.3 P8).
     """
-    kind, secret = view.text("KOAIMTYP"), view.instrument.programs.target_info
-    if kind in ("", "object", "unknown") or night is None:
+    if view.text("KOAIMTYP") in ("", "object", "unknown"):
         return False
-    if secret is True or (secret and any(map(view.holds, secret))):
+    if night is None or night.sunset is None or night.sunrise is None:
         return False
-    if night.sunset is None or night.sunrise is None:
+    if any(map(view.holds, view.instrument.programs.target_info)):
         return False
     return ut.time() < night.sunset or ut.time() > night.sunrise
 
 
 @rule("program")
-def program(frame: Frame) -> Iterator[Effect]:
+def program(frame: Frame) -> Effects:
     """SEMESTER and PROG* (facts 3.3, 3.4); SEMID and PROGTITL for the metadata."""
     found = identify_program(frame, frame.identity.ut, frame.facts)
     yield from found.notes
@@ -145,7 +136,7 @@ def program(frame: Frame) -> Iterator[Effect]:
 
 
 @rule("propint")
-def propint(frame: Frame) -> Iterator[Effect]:
+def propint(frame: Frame) -> Effects:
     """PROPINT, months; runs after `program` and `image_type` (facts 3.5, 7.3 P8)."""
     progid, known = frame.text("PROGID"), frame.facts.proposal
     months = PROPINT

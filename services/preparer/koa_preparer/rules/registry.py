@@ -1,8 +1,4 @@
-"""The named rules and how they are run.
-
-A rule is a function of a frame and of the parameters its instrument's file gives; it
-yields what it sets and what it noticed, and may not read or write anything else.
-"""
+"""The named rules and how they are run: functions of a frame that yield `Effects`."""
 
 import inspect
 import math
@@ -38,9 +34,10 @@ def _one_of(field: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-# Parameters that name one of the instrument's tables or choices.
-TableName = Annotated[str, _one_of("tables")]
-ChoiceName = Annotated[str, _one_of("choices")]
+# Parameters: keywords, the name of one of the instrument's tables or choices.
+Keys = tuple[str, ...]
+Table = Annotated[str, _one_of("tables")]
+Choice = Annotated[str, _one_of("choices")]
 # Rule by name: gives it the parameters of a call; raises ValidationError for wrong ones.
 RULES: dict[str, Callable[[RuleCall, Instrument], Function]] = {}
 
@@ -49,11 +46,9 @@ def rule(name: str) -> Callable[[F], F]:
     """Register a function as the rule `name`; its keywords are the parameters."""
 
     def register(function: F) -> F:
-        fields: dict[str, Any] = {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default)
-            for p in inspect.signature(function).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        }
+        spec = inspect.getfullargspec(function)
+        kinds, defaults = spec.annotations, spec.kwonlydefaults or {}
+        fields: dict[str, Any] = {k: (kinds[k], defaults.get(k, ...)) for k in spec.kwonlyargs}
         model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
         def bind(call: RuleCall, instrument: Instrument) -> Function:
@@ -66,10 +61,7 @@ def rule(name: str) -> Callable[[F], F]:
 
 
 def check_rules(instruments: Mapping[str, Instrument]) -> None:
-    """Check that all rules exist and that their parameters are right.
-
-    Raises InstrumentError, with the file's name; called at the preparer's start.
-    """
+    """Raise InstrumentError for a rule that is unknown or whose parameters are wrong."""
     for instrument in instruments.values():
         for number, call in enumerate(instrument.rules, 1):
             where = f"{instrument.name}.toml: rule {number}, {call.rule!r}"
@@ -83,13 +75,9 @@ def check_rules(instruments: Mapping[str, Instrument]) -> None:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the rules made of a frame.
+    """What the rules made of a frame; `extra` stands in the metadata but in no header."""
 
-    `keywords` are value and comment in order of setting; `extra` stands in the metadata
-    but in no header.
-    """
-
-    keywords: dict[str, tuple[Value, str]] = field(default_factory=dict)
+    keywords: dict[str, tuple[Value, str]] = field(default_factory=dict)  # value and comment
     extra: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -114,10 +102,7 @@ class Outcome:
 
 
 def run_rules(frame: Frame, calls: Iterable[RuleCall]) -> Outcome:
-    """Mend the header as its identity says, then run the rules in order.
-
-    One that crashes is the finding RULE_CRASHED, and the next ones run all the same.
-    """
+    """Mend the header as its identity says, then run the rules; a crash is a finding."""
     outcome, identity = Outcome(), frame.identity
     outcome.take(frame, "identity", (*identity.updates, *identity.notes))
     for call in calls:
@@ -125,7 +110,7 @@ def run_rules(frame: Frame, calls: Iterable[RuleCall]) -> Outcome:
         try:
             if frame.holds(call.when):
                 effects = tuple(RULES[call.rule](call, frame.instrument)(frame))
-        except Exception as error:  # noqa: BLE001 (see docstring)
+        except Exception as error:  # noqa: BLE001 (the next ones run all the same)
             severity = Severity.ERROR if call.critical else Severity.WARNING
             text = f"{type(error).__name__}: {error}"[:500]
             effects = (Note("RULE_CRASHED", text, severity),)
