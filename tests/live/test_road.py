@@ -5,7 +5,7 @@ The judge is the observatory's own ledger: its digests are older than the files.
 
 import json
 import threading
-from collections.abc import Iterator
+from functools import partial
 from hashlib import md5
 from io import BytesIO
 from itertools import pairwise
@@ -76,7 +76,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def home(database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Give what two runs of one installation share."""
     return {"var": tmp_path_factory.mktemp("road") / "var", "db": database}
 
@@ -205,9 +205,8 @@ def test_a_second_run_goes_on_from_the_state_of_the_first(
         # The keywords still have the last run's values: each is compared at the start.
         for source in {e.source for e in entries}:
             last = max((e for e in entries if e.source == source), key=lambda e: e.ut)
-            assert site.wait(
-                lambda path=last.path: compared(site, path), 10, f"a look at {source}"
-            ) == {"duplicate"}  # fmt: skip
+            ask = partial(compared, site, last.path)
+            assert site.wait(ask, 10, f"a look at {source}") == {"duplicate"}
         frames = site.frames()
         assert {f["path"] for f in frames} == {e.path for e in [*entries, late]}
         assert {(f["status"], f["version"]) for f in frames} == {("COMPLETE", 1)}

@@ -66,7 +66,7 @@ def test_a_path_built_from_keywords() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "", "  ", "/s/sdata1400/a\x00.fits", "/home/kcwi/a.fits", "kb0001.fits",
+        "", "  ", "/s/sdata1400/a\x00.fits", "/elsewhere/a.fits", "kb0001.fits",
         "/s/sdata1400/mira/x.fits", "/s/sdata1100/osiris/test/a.fits",
         "/s/sdata125/hireseng/xdchange/a.fits", "/s/sdata1400/TEMPFITS.fits",
         "/s/sdata1701/KP.20251208.43200.00-1.fits",
@@ -93,7 +93,9 @@ def test_looks_again_after_10_ms_doubling_to_5_s_until_the_limit() -> None:
     while (delay := look_again(NOW, NOW + timedelta(seconds=waited), 120.0)) is not None:
         delays.append(delay)
         waited += delay
-    assert delays[:10] == pytest.approx([0.01, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56])
+    assert delays[:10] == pytest.approx(
+        [0.01, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56]
+    )
     assert set(delays[11:]) == {5.0}
     assert 120 <= waited < 126
 
@@ -138,7 +140,7 @@ def test_what_a_rescan_takes() -> None:
     assert is_wanted(KCWI, "/s/sdata1400/kb0001.fits")
     assert not is_wanted(KCWI, "/s/sdata1400/kb0001.jpg")
     assert not is_wanted(KCWI, "/s/sdata1400/mira/kb0001.fits")
-    assert not is_wanted(KCWI, "/tmp/kb0001.fits")  # noqa: S108 (a path that is refused)
+    assert not is_wanted(KCWI, "/tmp/kb0001.fits")
 
 
 def test_the_instrument_is_told_by_its_data_roots() -> None:

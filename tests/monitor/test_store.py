@@ -51,7 +51,9 @@ async def told(db: Database) -> list[Event]:
     return [Event.model_validate(payload) for payload in payloads]
 
 
-async def test_a_broadcast_is_heard_once(database: OpenDatabase, db: Database, store: Store) -> None:
+async def test_a_broadcast_is_heard_once(
+    database: OpenDatabase, db: Database, store: Store
+) -> None:
     both = [db, database("monitor")]  # two replicas hear the same
     await asyncio.gather(*(both[n % 2].write(store.hear, broadcast(), "") for n in range(6)))
     rows = await db.read(store.triggers, None, None, None)
@@ -86,9 +88,9 @@ async def test_a_value_of_any_bytes_is_written_down(db: Database, store: Store) 
 
 
 async def test_a_file_is_accepted_once_and_announced_once(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    file = make_file()
+    file = new_file()
     await db.write(store.hear, broadcast(), "")
     job = await db.write(store.queue.claim, "resolve")
     assert job is not None
@@ -104,34 +106,34 @@ async def test_a_file_is_accepted_once_and_announced_once(
 
 
 async def test_two_broadcasts_of_one_file_are_one_frame(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
     for second in (0, 1):
         heard = broadcast(time=NOON + timedelta(seconds=second))
         await db.write(store.hear, heard, "")
         job = await db.write(store.queue.claim, "resolve")
         assert job is not None
-        await db.write(store.accept, make_file(), job, "")
+        await db.write(store.accept, new_file(), job, "")
     decisions = [row.decision for row in await db.read(store.triggers, None, None, None)]
     assert decisions == ["duplicate", "accepted"]
     assert len(await told(db)) == len(await queued(db, "announce")) == 1
 
 
 async def test_of_accepts_at_once_one_counts(
-    database: OpenDatabase, db: Database, store: Store, make_file: MakeFile
+    database: OpenDatabase, db: Database, store: Store, new_file: MakeFile
 ) -> None:
     both = [db, database("monitor")]
-    accepts = (both[n % 2].write(store.accept, make_file(), None, "") for n in range(6))
+    accepts = (both[n % 2].write(store.accept, new_file(), None, "") for n in range(6))
     decisions = [decision for decision, _ in await asyncio.gather(*accepts)]
     assert sorted(decisions) == ["accepted"] + ["duplicate"] * 5
     assert len(await told(db)) == 1
 
 
 async def test_live_is_announced_before_what_was_found_later(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
     for n, origin in enumerate([Origin.RECOVERED, Origin.MANUAL, Origin.LIVE]):
-        await db.write(store.accept, make_file(f"{n}.fits", origin=origin), None, "")
+        await db.write(store.accept, new_file(f"{n}.fits", origin=origin), None, "")
     order = []
     while job := await db.write(store.queue.claim, "announce"):
         order.append(job.payload["origin"])
@@ -139,9 +141,9 @@ async def test_live_is_announced_before_what_was_found_later(
 
 
 async def test_announced_keeps_what_the_preparer_knows_it_as(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    file, first = make_file(), make_file(size=1).frame_id
+    file, first = new_file(), new_file(size=1).frame_id
     await db.write(store.accept, file, None, "")
     job = await db.write(store.queue.claim, "announce")
     assert job is not None
@@ -153,9 +155,9 @@ async def test_announced_keeps_what_the_preparer_knows_it_as(
 
 
 async def test_known_tells_which_are_in_the_ledger(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    files = [make_file(f"{n}.fits") for n in range(3)]
+    files = [new_file(f"{n}.fits") for n in range(3)]
     for file in files[:2]:
         await db.write(store.accept, file, None, "")
     stats = [Stat(f.path, f.size, f.mtime_ns) for f in files]
@@ -167,13 +169,13 @@ async def test_known_tells_which_are_in_the_ledger(
 
 
 async def test_a_rescan_looks_back_an_hour_behind_the_newest(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
     started = (await db.read(store.source_rows))["kcwi_blue"].first_start
     assert await db.read(store.since, "KCWI") == started
     newest = 1_765_195_200 * 10**9
     for n, mtime in enumerate([newest - 9 * 10**12, newest, newest - 10**9]):
-        await db.write(store.accept, make_file(f"{n}.fits", mtime_ns=mtime), None, "")
+        await db.write(store.accept, new_file(f"{n}.fits", mtime_ns=mtime), None, "")
     expected = datetime.fromtimestamp(1_765_195_200 - 3600, UTC)
     assert await db.read(store.since, "KCWI") == expected
     assert await db.read(store.since, "HIRES") == started  # an empty ledger of its own
@@ -189,9 +191,9 @@ async def test_the_first_start_is_remembered(db: Database, store: Store) -> None
 
 
 async def test_resend_announces_what_the_ledger_has_again(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    files = [make_file(f"{n}.fits", detected=NOON + timedelta(hours=n)) for n in range(3)]
+    files = [new_file(f"{n}.fits", detected=NOON + timedelta(hours=n)) for n in range(3)]
     for file in files:
         await db.write(store.accept, file, None, "")
     while job := await db.write(store.queue.claim, "announce"):

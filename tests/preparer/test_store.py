@@ -20,7 +20,7 @@ NOON = datetime(2025, 12, 8, 12, 0, 0, tzinfo=UTC)
 OpenDatabase = Callable[..., Database]
 MakeFile = Callable[..., FileWritten]
 Make = Callable[..., FilePrepared]
-BAD = Finding(code="BAD", severity="invalid", step="rules", message="bad")  # type: ignore[arg-type]
+BAD = Finding(code="BAD", severity="invalid", step="rules", message="bad")
 
 
 @pytest.fixture
@@ -73,10 +73,8 @@ async def transferred(db: Database, store: Store, file: FileWritten, make: Make)
     await db.write(store.transferred, job, make(file), None)
 
 
-async def test_announced_twice_is_one_frame(
-    db: Database, store: Store, make_file: MakeFile
-) -> None:
-    file = make_file()
+async def test_announced_twice_is_one_frame(db: Database, store: Store, new_file: MakeFile) -> None:
+    file = new_file()
     fresh, row = await announce(db, store, file)
     assert (fresh, row.status, row.generation) == (True, "QUEUED", 1)
     fresh, row = await announce(db, store, file)
@@ -85,29 +83,29 @@ async def test_announced_twice_is_one_frame(
 
 
 async def test_announced_by_many_at_once(
-    database: OpenDatabase, db: Database, store: Store, make_file: MakeFile
+    database: OpenDatabase, db: Database, store: Store, new_file: MakeFile
 ) -> None:
     both = [db, database("preparer")]
-    answers = await asyncio.gather(*(announce(both[n % 2], store, make_file()) for n in range(6)))
+    answers = await asyncio.gather(*(announce(both[n % 2], store, new_file()) for n in range(6)))
     assert sorted(fresh for fresh, _ in answers) == [False] * 5 + [True]
     assert len(await queued(db)) == 1
 
 
 async def test_what_equals_what_was_read_is_the_same_frame(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
     """Announced while it was written; the rescan announces it again, whole."""
-    early = make_file(size=2880, mtime_ns=1)
+    early = new_file(size=2880, mtime_ns=1)
     job = await started(db, store, early)
     await db.write(store.transferring, job, Timeline(), **FIXED)
-    whole = make_file(size=FIXED["read_size"], mtime_ns=FIXED["read_mtime_ns"])
+    whole = new_file(size=FIXED["read_size"], mtime_ns=FIXED["read_mtime_ns"])
     assert whole.frame_id != early.frame_id
     fresh, row = await announce(db, store, whole)
     assert (fresh, row.frame_id) == (False, early.frame_id)
     for other in (
-        make_file(size=5761, mtime_ns=FIXED["read_mtime_ns"]),
-        make_file(size=5760, mtime_ns=FIXED["read_mtime_ns"] + 1),
-        make_file("other.fits", size=5760, mtime_ns=FIXED["read_mtime_ns"]),
+        new_file(size=5761, mtime_ns=FIXED["read_mtime_ns"]),
+        new_file(size=5760, mtime_ns=FIXED["read_mtime_ns"] + 1),
+        new_file("other.fits", size=5760, mtime_ns=FIXED["read_mtime_ns"]),
     ):
         assert (await announce(db, store, other))[0]
 
@@ -118,19 +116,19 @@ async def test_an_unknown_frame(db: Database, store: Store) -> None:
 
 
 async def test_science_first_and_sizes_are_admitted(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
     order = [("recovered", 3), ("live", 1), ("reprocess", 4), ("manual", 2), ("canary", 5)]
     for origin, n in order:
-        await announce(db, store, make_file(f"{n}.fits", origin=origin, size=n, mtime_ns=n))
+        await announce(db, store, new_file(f"{n}.fits", origin=origin, size=n, mtime_ns=n))
     found = []
     while job := await db.write(store.queue.claim, "prepare"):
         found.append(job.size)
     assert found == [5, 1, 2, 3, 4]
 
 
-async def test_a_start_is_told_once(db: Database, store: Store, make_file: MakeFile) -> None:
-    file = make_file()
+async def test_a_start_is_told_once(db: Database, store: Store, new_file: MakeFile) -> None:
+    file = new_file()
     job = await started(db, store, file)
     before = (await row_of(db, store, file)).timeline
     assert before.keys() == {"detected", "queued", "process_start"}
@@ -139,10 +137,8 @@ async def test_a_start_is_told_once(db: Database, store: Store, make_file: MakeF
     assert [(event.status, event.seq) for event in await told(db)] == [("PROCESSING", 1)]
 
 
-async def test_since_when_it_has_not_grown(
-    db: Database, store: Store, make_file: MakeFile
-) -> None:
-    job = await started(db, store, make_file())
+async def test_since_when_it_has_not_grown(db: Database, store: Store, new_file: MakeFile) -> None:
+    job = await started(db, store, new_file())
     first = await db.write(store.seen, job, 100)
     assert await db.write(store.seen, job, 100) == first
     await asyncio.sleep(0.01)
@@ -154,9 +150,9 @@ async def test_since_when_it_has_not_grown(
 
 
 async def test_what_a_second_attempt_must_use_is_fixed(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     await db.write(store.transferring, job, Timeline(acquired=NOON), **FIXED)
     row = await row_of(db, store, file)
@@ -172,48 +168,48 @@ async def test_what_a_second_attempt_must_use_is_fixed(
 
 
 async def test_a_lost_lease_fixes_and_tells_nothing(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     await db.write(store.queue.drop, "prepare", job.key)
     before = await row_of(db, store, file), await told(db)
     for lost in (
         (store.start, job), (store.seen, job, 1), (store.transferring, job, Timeline()),
-        (store.transferred, job, make_prepared(file), None),
+        (store.transferred, job, new_prepared(file), None),
         (store.end, job, Status.INVALID, [BAD]), (store.handed_over, job, NOON),
     ):  # fmt: skip
         with pytest.raises(LeaseLost):
-            await db.write(*lost)  # type: ignore[arg-type]
+            await db.write(*lost)
     assert (await row_of(db, store, file), await told(db)) == before
     assert await queued(db) == []
 
 
 async def test_transferred_asks_for_the_hand_over(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     await db.write(store.transferring, job, Timeline(), **FIXED)
-    prepared = make_prepared(file)
+    prepared = new_prepared(file)
     await db.write(store.transferred, job, prepared, 30.0)
     row = await row_of(db, store, file)
     assert row.status == "TRANSFERRED"
     assert FilePrepared.model_validate(row.prepared) == prepared
     assert [queue for queue, _ in await queued(db)] == ["handover", "enrich"]
     assert await db.write(store.queue.claim, "enrich") is None  # not before its time
-    job = await db.write(store.queue.claim, "handover")
-    assert job is not None
-    await db.write(store.handed_over, job, NOON)
+    handover = await db.write(store.queue.claim, "handover")
+    assert handover is not None
+    await db.write(store.handed_over, handover, NOON)
     assert [queue for queue, _ in await queued(db)] == ["enrich"]
     assert (await row_of(db, store, file)).timeline["notified"]
 
 
 async def test_numbers_of_events_rise(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
-    await transferred(db, store, file, make_prepared)
+    file = new_file()
+    await transferred(db, store, file, new_prepared)
     await db.write(store.again, file.frame_id, "reprocess", {}, ("sre", "why"))
     events = await told(db)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
@@ -223,9 +219,9 @@ async def test_numbers_of_events_rise(
 
 
 async def test_a_failed_attempt_keeps_the_status_until_it_is_parked(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     for attempt, delay, status in ((1, 2.0, "PROCESSING"), (5, None, "ERROR")):
         failure = Failure(ValueError(), attempt, delay)
@@ -239,9 +235,9 @@ async def test_a_failed_attempt_keeps_the_status_until_it_is_parked(
 
 @pytest.mark.parametrize("verb", ["retry", "release", "reprocess"])
 async def test_an_end_is_left_by_a_new_generation(
-    db: Database, store: Store, make_file: MakeFile, verb: str
+    db: Database, store: Store, new_file: MakeFile, verb: str
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     await db.write(store.end, job, Status.INVALID, [BAD])
     assert await queued(db) == []
@@ -263,9 +259,9 @@ async def test_an_end_is_left_by_a_new_generation(
 
 
 async def test_what_is_on_its_way_is_left_alone(
-    db: Database, store: Store, make_file: MakeFile
+    db: Database, store: Store, new_file: MakeFile
 ) -> None:
-    file = make_file()
+    file = new_file()
     job = await started(db, store, file)
     with pytest.raises(NotAnEnd):
         await db.write(store.again, file.frame_id, "retry", {}, ("sre", ""))
@@ -276,10 +272,10 @@ async def test_what_is_on_its_way_is_left_alone(
 
 
 async def test_a_new_generation_ends_the_old_ones_hand_over(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
-    await transferred(db, store, file, make_prepared)
+    file = new_file()
+    await transferred(db, store, file, new_prepared)
     old = await db.write(store.queue.claim, "handover")
     assert old is not None
     await db.write(store.again, file.frame_id, "reprocess", {}, ("sre", ""))
@@ -299,10 +295,10 @@ async def test_paused_instruments_are_remembered(db: Database, store: Store) -> 
 
 
 async def test_resend_hands_over_again(
-    db: Database, store: Store, make_file: MakeFile, make_prepared: Make
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    file = make_file()
-    await transferred(db, store, file, make_prepared)
+    file = new_file()
+    await transferred(db, store, file, new_prepared)
     job = await db.write(store.queue.claim, "handover")
     assert job is not None
     await db.write(store.handed_over, job, NOON)

@@ -1,7 +1,6 @@
 """Settings: path maps, what is refused, secrets from files (design 8, 10)."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +76,9 @@ def test_dev_listens_nowhere_else(host: str) -> None:
 @pytest.mark.parametrize("config", [MonitorConfig, PreparerConfig, IngestorConfig])
 def test_without_tokens_no_service_starts(config: type[ServiceConfig], tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="KOA_TOKENS_FILE"):
-        config()  # type: ignore[call-arg]
-    assert not config(tokens_file=tmp_path / "tokens").dev  # type: ignore[call-arg]
-    assert config(dev=True).tokens_file is None  # type: ignore[call-arg]
+        config()
+    assert not config(tokens_file=tmp_path / "tokens").dev
+    assert config(dev=True).tokens_file is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_the_defaults_of_design_8(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["environment", "arguments"])
-def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make an S3Config from values given in either way."""
 
     def from_environment(**values: Any) -> S3Config:
@@ -138,7 +137,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
             monkeypatch.setenv(f"KOA_{name.upper()}", str(value))
         return S3Config()
 
-    yield from_environment if request.param == "environment" else S3Config
+    return from_environment if request.param == "environment" else S3Config
 
 
 def test_secrets_come_from_files(make: Any, tmp_path: Path) -> None:

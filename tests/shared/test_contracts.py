@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -27,8 +27,8 @@ SETS = {
     "preparer": "PROCESSING TRANSFERRING TRANSFERRED INVALID ERROR",
     "ingestor": "INGESTING COMPLETE DUPLICATE INVALID ERROR",
 }
-LADDER = "QUEUED PROCESSING TRANSFERRING TRANSFERRED INGESTING".split()
-ENDS = "COMPLETE INVALID ERROR DUPLICATE".split()
+LADDER = ["QUEUED", "PROCESSING", "TRANSFERRING", "TRANSFERRED", "INGESTING"]
+ENDS = ["COMPLETE", "INVALID", "ERROR", "DUPLICATE"]
 LEGAL = [(Service(by), Status(name)) for by, names in SETS.items() for name in names.split()]
 
 
@@ -93,7 +93,7 @@ def test_nothing_leaves_an_end_but_a_new_generation(
     events: list[tuple[int, Service, Status]],
 ) -> None:
     states = fold(events)
-    for (old_generation, old), (generation, new) in zip(states, states[1:], strict=False):
+    for (old_generation, old), (generation, new) in pairwise(states):
         assert generation >= old_generation
         if old in ENDS:
             assert generation > old_generation
@@ -106,9 +106,7 @@ times = st.datetimes(
     datetime(2030, 1, 1),  # noqa: DTZ001
     timezones=st.just(UTC),
 )
-timelines = st.builds(
-    Timeline, **{name: st.none() | times for name in Timeline.model_fields}
-)  # type: ignore[arg-type]
+timelines = st.builds(Timeline, **{name: st.none() | times for name in Timeline.model_fields})
 
 
 @given(timelines, timelines)

@@ -45,7 +45,7 @@ def db(database: OpenDatabase) -> Database:
     return db
 
 
-def put(session: Session, **values: Any) -> None:
+def put(session: Session, /, **values: Any) -> None:
     session.execute(insert(things).values(values))
 
 
@@ -153,7 +153,10 @@ async def test_writers_at_once_lose_nothing(db: Database, database: OpenDatabase
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_sqlite_is_on_disk_when_a_write_returns(db: Database) -> None:
-    pragma = lambda name: db.read(lambda s: s.scalar(text(f"PRAGMA {name}")))  # noqa: E731
+
+    async def pragma(name: str) -> Any:
+        return await db.read(lambda s: s.scalar(text(f"PRAGMA {name}")))
+
     assert await pragma("journal_mode") == "wal"
     assert await pragma("synchronous") == 2  # FULL
     assert await pragma("foreign_keys") == 1
@@ -161,7 +164,7 @@ async def test_sqlite_is_on_disk_when_a_write_returns(db: Database) -> None:
 
 async def test_a_mistake_of_ours_is_no_fault_of_the_database(db: Database) -> None:
     await db.write(insert_new, things, {"id": 1})
-    with pytest.raises(Exception, match="UNIQUE|unique") as caught:
+    with pytest.raises(Exception, match=r"UNIQUE|unique") as caught:
         await db.write(put, id=1)
     assert not isinstance(caught.value, DependencyDown)
     await db.read(ping)
@@ -172,7 +175,7 @@ async def test_a_mistake_of_ours_is_no_fault_of_the_database(db: Database) -> No
 )
 async def test_a_database_that_is_away_is_a_dependency_that_is_down(url: str) -> None:
     db = Database(url, Path())
-    with pytest.raises(DependencyDown, match="^database: ") as caught:
+    with pytest.raises(DependencyDown, match=r"^database: ") as caught:
         await db.read(ping)
     assert caught.value.dependency == "database"
     db.close()
@@ -184,7 +187,7 @@ SERVICES = ["monitor", "preparer", "ingestor"]
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_schema_that_is_not_ours_is_refused(database: OpenDatabase, service: str) -> None:
     db = database(service, schema=False)
-    with pytest.raises(SchemaTooOld, match="none.*migrate"):
+    with pytest.raises(SchemaTooOld, match=r"none.*migrate"):
         db.check_schema()
     db.migrate()
     db.check_schema()

@@ -66,7 +66,7 @@ async def sending(db: Database, ingestor: Ingestor) -> AsyncIterator[tuple[Event
 
 async def until(ask: Callable[[], object], seconds: float = 8.0) -> None:
     async with asyncio.timeout(seconds):
-        while not ask():
+        while not ask():  # noqa: ASYNC110 (who answers knows of no event)
             await asyncio.sleep(0.002)
 
 
@@ -76,11 +76,11 @@ async def left(db: Database) -> int:
 
 @pytest.fixture
 def put(
-    db: Database, make_file: Callable[..., FileWritten], make_event: Callable[..., Event]
+    db: Database, new_file: Callable[..., FileWritten], new_event: Callable[..., Event]
 ) -> Callable[..., None]:
     def put(session: Session, *numbers: int) -> None:
         for seq in numbers:
-            put_event(session, outbox, make_event(make_file(), "PROCESSING", seq))
+            put_event(session, outbox, new_event(new_file(), "PROCESSING", seq))
 
     return put
 
@@ -89,11 +89,11 @@ Put = Callable[..., None]
 
 
 async def test_sent_in_order_and_then_forgotten(
-    db: Database, ingestor: Ingestor, put: Put, make_file: Callable[..., FileWritten],
-    make_event: Callable[..., Event],
+    db: Database, ingestor: Ingestor, put: Put, new_file: Callable[..., FileWritten],
+    new_event: Callable[..., Event],
 ) -> None:  # fmt: skip
-    whole = make_event(
-        make_file(), "INVALID", 1, koaid="KB.20251208.43200.00", attempt=3,
+    whole = new_event(
+        new_file(), "INVALID", 1, koaid="KB.20251208.43200.00", attempt=3,
         findings=[{"code": "A", "severity": "invalid", "step": "read", "message": "a\x00b"}],
     )  # fmt: skip
     await db.write(put_event, outbox, whole)
@@ -107,7 +107,7 @@ async def test_sent_in_order_and_then_forgotten(
         sender.wake()
         await until(lambda: ingestor.told == [1, 2, 3, 4], 2)  # far less than its 5 s
         async with asyncio.timeout(5):
-            while await left(db):
+            while await left(db):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -145,7 +145,7 @@ async def test_what_is_refused_for_good_does_not_block_the_road(
     await db.write(put, 1)
     async with sending(db, ingestor) as (sender, _):
         async with asyncio.timeout(5):
-            while await left(db):
+            while await left(db):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         ingestor.fault = None
         await db.write(put, 2)

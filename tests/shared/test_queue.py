@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain, pairwise
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ def queue() -> JobQueue:
 
 def rows(session: Session, *names: str) -> list[Any]:
     return list(session.execute(select(*(jobs.c[name] for name in names)).order_by(jobs.c.id)))
+
+
+def run(session: Session, statement: Any) -> None:
+    session.execute(statement)
 
 
 async def claim(db: Database, queue: JobQueue, **more: Any) -> Job:
@@ -107,7 +112,7 @@ async def test_fair_also_one_at_a_time(db: Database, queue: JobQueue) -> None:
         job = await claim(db, queue)
         await db.write(queue.finish, job)
         order.append(job.grp)
-    assert all(a != b for a, b in zip(order, order[1:], strict=False)), order
+    assert all(a != b for a, b in pairwise(order)), order
 
 
 async def test_priority_goes_before_fairness(db: Database, queue: JobQueue) -> None:
@@ -185,7 +190,7 @@ async def test_what_is_done_in_a_lost_jobs_name_is_undone(
 
 
 async def expire(db: Database) -> None:
-    await db.write(lambda s: s.execute(update(jobs).values(lease_until=1.0)) and None)
+    await db.write(run, update(jobs).values(lease_until=1.0))
 
 
 @on_postgresql
@@ -231,12 +236,11 @@ async def test_recover_takes_back_what_the_dead_process_held(
     dead = JobQueue(jobs)
     for key in ("held", "parked", "late"):
         await db.write(dead.put, NewJob("q", key, "KCWI"))
-        if key != "late":
-            job = await claim(db, dead)
-        if key == "parked":
+        job = None if key == "late" else await claim(db, dead)
+        if key == "parked" and job is not None:
             await db.write(dead.again, job, None, "why", counts=True)
     late = update(jobs).where(jobs.c.key == "late").values(not_before=1e15)
-    await db.write(lambda s: s.execute(late) and None)  # the host's clock began anew
+    await db.write(run, late)  # the host's clock began anew
     again, reborn = database(), JobQueue(jobs)
     assert await again.write(reborn.claim, "q") is None
     await again.write(reborn.recover)
@@ -300,10 +304,15 @@ async def test_depths(db: Database, queue: JobQueue) -> None:
     await db.write(queue.again, await claim(db, queue), None, "", counts=True)
     await claim(db, queue)
     older = update(jobs).where(jobs.c.key == "d").values(created_at=jobs.c.created_at - 100)
-    await db.write(lambda s: s.execute(older) and None)
+    await db.write(run, older)
     depths = {(q, state): (n, age) for q, state, n, age in await db.read(queue.depths)}
     counts = {name: n for name, (n, _) in depths.items()}
-    assert counts == {("q", "ready"): 2, ("q", "leased"): 1, ("q", "parked"): 1, ("other", "ready"): 1}
+    assert counts == {
+        ("q", "ready"): 2,
+        ("q", "leased"): 1,
+        ("q", "parked"): 1,
+        ("other", "ready"): 1,
+    }
     assert 100 <= depths["q", "ready"][1] < 130
     assert 0 <= depths["other", "ready"][1] < 30
 
@@ -329,7 +338,7 @@ async def test_two_replicas_never_get_the_same_job(database: OpenDatabase, db: D
         return found
 
     found = await asyncio.gather(*(work(n) for n in range(8)))
-    assert sorted(sum(found, []), key=int) == [str(n) for n in range(60)]
+    assert sorted(chain.from_iterable(found), key=int) == [str(n) for n in range(60)]
     assert await db.read(rows, "key") == []
 
 
@@ -345,7 +354,7 @@ operations = st.lists(
 async def test_at_most_one_holder_whatever_happens(db: Database, steps: list[str]) -> None:
     """Of all jobs ever claimed, per key only the last one can settle."""
     queue = JobQueue(jobs)
-    await db.write(lambda s: s.execute(delete(jobs)) and None)
+    await db.write(run, delete(jobs))
     held: list[Job] = []
     alive: dict[str, Job] = {}
     for step in steps:
@@ -362,10 +371,17 @@ async def test_at_most_one_holder_whatever_happens(db: Database, steps: list[str
             await db.write(queue.drop, "q", key)
             alive.pop(key, None)
         elif verb in ("finish", "again", "park"):
-            for job in held:
-                if alive.get(job.key) is job:
-                    await settle(db, queue, job, verb)
-                    del alive[job.key]
-                else:
-                    with pytest.raises(LeaseLost):
-                        await settle(db, queue, job, verb)
+            await settle_all(db, queue, verb, held, alive)
+
+
+async def settle_all(
+    db: Database, queue: JobQueue, how: str, held: list[Job], alive: dict[str, Job]
+) -> None:
+    """Settle all that was ever held: the living can, the others can't."""
+    for job in held:
+        if alive.get(job.key) is job:
+            await settle(db, queue, job, how)
+            del alive[job.key]
+        else:
+            with pytest.raises(LeaseLost):
+                await settle(db, queue, job, how)

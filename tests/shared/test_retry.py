@@ -1,6 +1,7 @@
 """Back-off with full jitter, and circuits (design 5)."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_backoff_stays_within_its_bounds(attempt: int, first: float, longest: fl
 
 def test_backoff_doubles_and_is_jittered() -> None:
     means = [sum(backoff(n, 1.0, 60.0) for _ in range(400)) / 400 for n in range(5)]
-    for before, after in zip(means, means[1:], strict=False):
+    for before, after in pairwise(means):
         assert 1.6 < after / before < 2.5
     assert len({backoff(3) for _ in range(20)}) == 20
 

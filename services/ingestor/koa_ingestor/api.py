@@ -9,7 +9,16 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
+from koa_shared.contracts import (
+    Accepted,
+    EventBatch,
+    FilePrepared,
+    FrameView,
+    Level,
+    Page,
+    Status,
+    Time,
+)
 from koa_shared.errors import Conflict
 from koa_shared.web import AnyCaller, Caller, Operator, Producer
 
@@ -27,6 +36,7 @@ def _context(request: Request) -> Any:
 
 
 Ctx = Annotated[Any, Depends(_context)]
+Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 
 
 class Why(BaseModel):
@@ -84,7 +94,7 @@ class Filters(BaseModel):
     night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
     status: Status | None = None
     program: str | None = None
-    level: int | None = None
+    level: Level | None = None
     type: str | None = None
     origin: str | None = None
     path: str | None = None
@@ -110,14 +120,11 @@ async def list_frames(
 
 
 @router.get("/frames/{name}", summary="One frame, by frame_id or KOAID")
-async def get_frame(
-    name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None
-) -> FrameView:
+async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> FrameView:
     """Return a frame as you may see it; `version` for an earlier one."""
-    row = await ctx.db.read(ctx.store.find, name)
+    row, old = await ctx.db.read(ctx.store.holding, name, version)
     values = row.model_dump()
     if version is not None:
-        old = await ctx.db.read(ctx.store.version, row, version)
         if old is None:
             raise NotArchived(f"{name} has no version {version}")
         values |= {"version": version, "products": old.products, "core": old.core}
@@ -150,11 +157,10 @@ class Archived:
         return await send(self.ctx.objects, place, product, range_)
 
 
-async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: int | None = None) -> Archived:
-    row = await ctx.db.read(ctx.store.find, name)
+async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> Archived:
+    row, held = await ctx.db.read(ctx.store.holding, name, version)
     if not is_open_to(caller, row.semid, row.release_date):
         raise Proprietary("a token that names the frame's program is needed")
-    held = await ctx.db.read(ctx.store.version, row, version)
     if held is None:
         raise NotArchived(f"{name} is {row.status}, not archived")
     return Archived(row, held, ctx)
@@ -251,9 +257,11 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 
 @router.get("/nights/{date}", summary="A night's counts")
-async def night(date: str, ctx: Ctx, _: AnyCaller) -> dict[str, Any]:
+async def night(date: str, ctx: Ctx, caller: AnyCaller) -> dict[str, Any]:
     """Return the night's frames by instrument and status, and its inventories."""
     counts: dict[str, Any] = await ctx.db.read(ctx.store.night, date)
+    for seen in counts["inventory"] if not caller.sees_all else ():
+        del seen["frame_gaps"]  # these are paths
     return counts
 
 

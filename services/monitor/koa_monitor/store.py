@@ -7,8 +7,16 @@ from sqlalchemy import UniqueConstraint, func, or_
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, Session, SQLModel, col, select, update
 
-from koa_shared.contracts import Event, FileWritten, Finding, Origin, Service, Status
-from koa_shared.contracts import Timeline, utcnow
+from koa_shared.contracts import (
+    Event,
+    FileWritten,
+    Finding,
+    Origin,
+    Service,
+    Status,
+    Timeline,
+    utcnow,
+)
 from koa_shared.db import insert_new, json_field, safe_json, time_field
 from koa_shared.jobs.outbox import outbox_table, put_event
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
@@ -206,8 +214,8 @@ class Store:
     def plan_rescan(
         self, session: Session, instrument: str, payload: dict[str, Any], delay: float = 0.0
     ) -> None:
-        """Ask for a rescan; one for each instrument and directory waits at a time."""
-        key = f"{instrument}:{payload.get('directory', '')}"
+        """Ask for a rescan; of those that ask the same, one waits at a time."""
+        key = f"{instrument}:{payload}"
         self.queue.put(session, NewJob("rescan", key[-200:], instrument, payload, delay=delay))
 
     def rescanned(

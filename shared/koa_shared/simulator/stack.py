@@ -122,7 +122,8 @@ class Stack:
             subprocess.Popen([BIN / f"koa-{s}", "migrate"], env=self.environment(s))
             for s in SERVICES
         ]
-        if any([run.wait() for run in runs]):  # a list: wait for all of them
+        codes = [run.wait() for run in runs]
+        if any(codes):
             raise RuntimeError("a database could not be migrated")
 
     def _make_keys(self) -> None:

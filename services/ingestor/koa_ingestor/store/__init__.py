@@ -1,7 +1,7 @@
 """The catalogue: all SQL of the ingestor; every method is a function of a session."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 

@@ -42,8 +42,18 @@ class Reads:
     def version(self, session: Session, frame: Frame, number: int | None) -> Version | None:
         """Return a committed version of the frame's KOAID, the frame's by default."""
         kept = select(Version).where(col(Version.committed_at).is_not(None))
-        wanted = {"koaid": frame.koaid, "version": number or frame.version}
+        wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
         return session.exec(kept.filter_by(**wanted)).first()
+
+    def holding(
+        self, session: Session, name: str, number: int | None
+    ) -> tuple[Frame, Version | None]:
+        """Return a version and the frame it is of, which decides who sees it."""
+        frame = self.find(session, name)
+        held = self.version(session, frame, number)
+        if held is not None and held.frame_id != frame.frame_id:
+            frame = session.get_one(Frame, held.frame_id)
+        return frame, held
 
     def frames(
         self, session: Session, filters: dict[str, Any], caller: Caller, cursor: str | None = None

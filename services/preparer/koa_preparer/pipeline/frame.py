@@ -132,7 +132,8 @@ def small_products(
     koaid, primary, view = frame.identity.koaid, frame.hdus[0], memoryview(frame.data)
     raw = bytes(view[primary.start : primary.data_start])
     contents, findings = [Content(f"{koaid}.raw_header", "raw_header", (raw,))], []
-    for hdu in (hdu for hdu in frame.hdus if "TABLE" in hdu.kind):
+    tables = [hdu for hdu in frame.hdus if "TABLE" in hdu.kind]
+    for hdu in tables if frame.instrument.extension_tables else ():
         match extension_table(koaid, hdu.index, view[hdu.start : hdu.end]):
             case Finding() as found:
                 findings.append(found)

@@ -34,8 +34,7 @@ def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") 
     if number is None:
         digits = frame.text(name).removesuffix(".fits").rpartition("_")[2]
         if not re.fullmatch("[0-9]+", digits):
-            text = f"Neither {keyword} nor {name} tells the frame's number."
-            yield Note("SET_FRAMENO_ERROR", text)
+            yield Note("SET_FRAMENO_ERROR", f"Neither {keyword} nor {name} tells the number.")
             return
         number = int(digits[:18])
         yield Set(keyword, number)
@@ -78,7 +77,7 @@ def constants(frame: Frame, *, values: Mapping[str, Value], missing: bool = Fals
 
 @rule("lookup")
 def lookup(frame: Frame, *, keywords: Keys, table: Table, null: bool = False) -> Effects:
-    """Set what a table's row says, named by the keywords' values (or the first ones) and `/`.
+    """Set what a row says; its name is the keywords' values, or the first ones, joined by `/`.
 
     Without a row the table's keywords become null, if `null`, or stay as they are.
     """
@@ -101,21 +100,16 @@ def image_stats(frame: Frame) -> Effects:
 
 @rule("npixsat")
 def npixsat(
-    frame: Frame,
-    *,
-    level: float = 1,
-    keywords: Keys = (),
-    target: str = "NPIXSAT",
-    limit_to: str = "",
+    frame: Frame, *, level: float = 1, keywords: Keys = (), count: str = "NPIXSAT", limit: str = ""
 ) -> Effects:
-    """Count the pixels at `level` times the keywords' values or above."""
-    limit, found = level * frame.product(keywords), frame.statistics
-    if not limit or not math.isfinite(limit) or found is None:
-        yield Note(f"SET_{target}_ERROR", f"No image, or no {', '.join(keywords)}.")
+    """Count the pixels at `level` times the keywords' values or above, the `limit`."""
+    lowest, found = level * frame.product(keywords), frame.statistics
+    if not lowest or not math.isfinite(lowest) or found is None:
+        yield Note(f"SET_{count}_ERROR", f"No image, or no {', '.join(keywords)}.")
         return
-    yield Set(target, found.count_from(limit))
-    if limit_to:
-        yield Set(limit_to, int(limit))
+    yield Set(count, found.count_from(lowest))
+    if limit:
+        yield Set(limit, int(lowest))
 
 
 @rule("sig2nois")

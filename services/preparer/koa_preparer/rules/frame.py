@@ -69,7 +69,7 @@ class View:
 
     hdus: Sequence[Hdu]
     path: str
-    mtime: datetime
+    mtime: datetime  # UTC
     instrument: Instrument
     values: dict[str, Value] = field(default_factory=dict)
 
@@ -94,10 +94,8 @@ class View:
 
     def product(self, keywords: Iterable[str]) -> float:
         """Return the product of the keywords' numbers, NaN if one has none."""
-        product = 1.0
-        for number in map(self.number, keywords):
-            product *= math.nan if number is None else number
-        return product
+        numbers = map(self.number, keywords)
+        return float(math.prod(math.nan if n is None else n for n in numbers))
 
     def degrees(self, keyword: str) -> float | None:
         """Return an angle in degrees; sexagesimal text is in hours for RA.

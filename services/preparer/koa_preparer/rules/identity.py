@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import partial
 
@@ -12,8 +13,8 @@ from .frame import Identity, Note, Set, View
 
 ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
-_fault = partial(FrameFault, step="identity")
 CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
+_fault = partial(FrameFault, step="identity")
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
@@ -35,8 +36,12 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
 
 def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
     """Yield the repairs in order; each step sees what those before it have set."""
-    day = _read_date(view.text("DATE-OBS"))  # None where only the file's own time is left
-    yield from _date(view, day)
+    text = view.text("DATE-OBS")
+    if (day := _read_date(text)) is None:
+        yield Note("SET_DATEOBS_WARN", f"DATE-OBS is {text[:40]!r}; the file's time is taken.")
+        yield Set("DATE-OBS", f"{view.mtime:%Y-%m-%d}")
+    elif text != day.isoformat():
+        yield Set("DATE-OBS", day.isoformat(), f"Value corrected ({text[:30]})")
     yield from _clock(view)
     given = view.text("KOAID").removesuffix(".fits")
     known = re.fullmatch(_koaids(view), given)
@@ -44,32 +49,19 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
         yield Note("INVALID_KOAID", f"KOAID {given[:40]!r} is none of {view.instrument.name}.")
     if not known:  # else nothing is computed again (facts 2.2)
         yield from _instrume(view)
-        yield Set("KOAID", f"{_named_koaid(view, day) or _new_koaid(view, fraction)}.fits")
+        yield Set("KOAID", f"{_koaid(view, day, fraction)}.fits")
     yield Set("OFNAME", _ofname(view))
-
-
-def _date(view: View, day: date | None) -> Iterator[Set | Note]:
-    text = view.text("DATE-OBS")
-    if day is None:
-        yield Note("SET_DATEOBS_WARN", f"DATE-OBS is {text[:40]!r}; the file's time is taken.")
-        yield Set("DATE-OBS", f"{view.mtime:%Y-%m-%d}")
-    elif text != day.isoformat():
-        yield Set("DATE-OBS", day.isoformat(), f"Value corrected ({text[:30]})")
 
 
 def _read_date(text: str) -> date | None:
     """Read yyyy-mm-dd, whatever follows, or dd/mm/yy with the century at 50."""
-    if found := ISO.match(text):
-        year, month, day = map(int, found.groups())
-    elif found := SLASHED.fullmatch(text):
-        day, month, year = map(int, found.groups())
-        year += 2000 if year < 50 else 1900
-    else:
-        return None
-    try:
-        return date(year, month, day)
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        if found := ISO.match(text):
+            return date(*map(int, found.groups()))
+        if found := SLASHED.fullmatch(text):
+            day, month, year = map(int, found.groups())
+            return date(year + (2000 if year < 50 else 1900), month, day)
+    return None
 
 
 def _clock(view: View) -> Iterator[Set | Note]:
@@ -107,20 +99,14 @@ def _instrume(view: View) -> Iterator[Set]:
         yield Set("INSTRUME", new, "" if text.startswith(str(new)) else "Fixing INSTRUME keyword")
 
 
-def _named_koaid(view: View, day: date | None) -> str | None:
-    """Return the KOAID that the original name is (KPF, facts 2.2)."""
-    source = view.instrument.naming.koaid_from
-    if not source or not (text := view.text(source)):
-        return None
-    if (found := re.search(f"{_koaids(view)}$", text.removesuffix(".fits"))) is None:
-        raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is no KOAID.")
-    if day and found[1] != f"{day:%Y%m%d}":
-        raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is not of DATE-OBS {day}.")
-    return found[0]
-
-
-def _new_koaid(view: View, fraction: Fraction) -> str:
+def _koaid(view: View, day: date | None, fraction: Fraction) -> str:
+    """Return the KOAID that the original name is (KPF), else a new one (facts 2.2)."""
     naming, ut = view.instrument.naming, _ut(view)
+    if naming.koaid_from and (text := view.text(naming.koaid_from)):
+        found = re.search(f"{_koaids(view)}$", text.removesuffix(".fits"))
+        if found is None or (day and found[1] != f"{day:%Y%m%d}"):
+            raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is no KOAID of DATE-OBS {day}.")
+        return found[0]
     prefix = next((p.prefix for p in naming.prefixes if view.holds(p.when)), None)
     if prefix is None:
         raise _fault("KOAID_CREATE_FAIL", "No KOAID prefix fits this header.")

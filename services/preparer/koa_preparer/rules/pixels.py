@@ -46,7 +46,9 @@ class Statistics:
             values, counts = self._counted
             pair = values[np.searchsorted(counts.cumsum(), middle, side="right")]
         else:
-            pair = np.partition(self.raw, middle, axis=None)[middle]
+            native = self.raw.reshape(-1).astype(self.raw.dtype.newbyteorder("="))
+            native.partition(middle)
+            pair = native[middle]
         return float(pair.mean(dtype=np.float64)) * self.scale + self.zero
 
     def count_from(self, level: float) -> int:

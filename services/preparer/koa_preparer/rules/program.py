@@ -104,13 +104,11 @@ def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
 
     Production takes a frame whose type is not known yet for one (facts 7.3 P8).
     """
-    if view.text("KOAIMTYP") in ("", "object", "unknown"):
-        return False
     if night is None or night.sunset is None or night.sunrise is None:
         return False
-    if any(map(view.holds, view.instrument.programs.target_info)):
-        return False
-    return ut.time() < night.sunset or ut.time() > night.sunrise
+    calibration = view.text("KOAIMTYP") not in ("", "object", "unknown")
+    secret = any(map(view.holds, view.instrument.programs.target_info))
+    return calibration and not secret and not night.sunset <= ut.time() <= night.sunrise
 
 
 @rule("program")

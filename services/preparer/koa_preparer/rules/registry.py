@@ -1,4 +1,4 @@
-"""The named rules and how they are run: functions of a frame that yield `Effects`."""
+"""The named rules and how they are run: pure functions that yield effects."""
 
 import inspect
 import math
