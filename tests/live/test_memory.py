@@ -31,8 +31,7 @@ def peak(pid: int) -> float:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the preparer takes 680 MB: np.partition copies an image of 32 bits twice,"
-    " and the S3 client holds all parts of an upload at once",
+    reason="the preparer peaked at 680 MB (two 140 MB int32 cameras); cause not isolated",
 )
 def test_ten_large_frames_at_once_fit_into_400_mb(site: Site) -> None:
     for name in CAMERAS:

@@ -184,6 +184,9 @@ class Frame(View):
     @cached_property
     def statistics(self) -> Statistics | None:
         """Statistics of the primary image, None if there is none."""
-        scale, zero = self.number("BSCALE"), self.number("BZERO")
-        raw = pixels(self.data, self.hdus[0])
-        return None if raw is None else Statistics(raw, 1 if scale is None else scale, zero or 0)
+        raw, get = pixels(self.data, self.hdus[0]), self.hdus[0].header.get
+        scale, zero = (  # a text is none: the preview does not read it either
+            float(value) if isinstance(value := get(keyword), int | float) else usual
+            for keyword, usual in (("BSCALE", 1.0), ("BZERO", 0.0))
+        )
+        return None if raw is None else Statistics(raw, scale, zero)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+LARGE = 32 << 20  # bytes; an image beyond that is not copied for its median
+SIGN = 2**15  # the sign, in the upper half of 32 bits
 CHUNK = 2**18  # pixels; shorter ones spend their time on adding up 2**16 counts
 
 
@@ -45,11 +47,27 @@ class Statistics:
         if self._counted:
             values, counts = self._counted
             pair = values[np.searchsorted(counts.cumsum(), middle, side="right")]
+        elif self.raw.nbytes > LARGE and self.raw.itemsize == 4:
+            pair = np.array([self._ranked(rank) for rank in {*middle}])
         else:
             native = self.raw.reshape(-1).astype(self.raw.dtype.newbyteorder("="))
             native.partition(middle)
             pair = native[middle]
         return float(pair.mean(dtype=np.float64)) * self.scale + self.zero
+
+    def _ranked(self, rank: int) -> float:
+        """Return the number of a rank, by counting upper halves and then lower: no copy."""
+        halves = self.raw.reshape(-1).view(">u2").reshape(-1, 2)
+        parts = [halves[at : at + CHUNK] for at in range(0, len(halves), CHUNK)]
+        every = np.arange(2**16)
+        order = np.where(every & SIGN, every - 2**16, every).argsort()
+        if self.raw.dtype.kind == "f":  # negative floats rise as their bits fall
+            order[: SIGN] = order[: SIGN][::-1]
+        upper, rank = _pick(order, rank, (part[:, 0] for part in parts))
+        if self.raw.dtype.kind == "f" and upper & SIGN:
+            every = every[::-1]
+        lower, _ = _pick(every, rank, (p[:, 1][p[:, 0] == upper] for p in parts))
+        return float(np.uint32(upper << 16 | lower).view(f"{self.raw.dtype.kind}4"))
 
     def count_from(self, level: float) -> int:
         """Count the pixels that are `level` or more."""
@@ -86,3 +104,11 @@ class Statistics:
         flat = self.raw.reshape(-1)
         for at in range(0, flat.size, CHUNK):
             yield flat[at : at + CHUNK].astype(np.float64), 1
+
+
+def _pick(order: Array, rank: int, parts: Iterator[Array]) -> tuple[int, int]:
+    """Return the number of a rank among 16-bit ones in this order, and its rank in there."""
+    counts = sum(np.bincount(part, minlength=2**16) for part in parts)
+    below = np.asarray(counts)[order].cumsum()
+    at = int(np.searchsorted(below, rank, side="right"))
+    return int(order[at]), rank - (int(below[at - 1]) if at else 0)
