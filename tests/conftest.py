@@ -114,6 +114,8 @@ def database(
             urls[service] = fresh(service, schema=schema)
         db: Database = kind(urls[service], migrations_of(service))
         opened.append(db)
+        # SQLite tells two that open a file at the same moment that it is locked.
+        db.engine.connect().close()
         return db
 
     yield open_

@@ -1,9 +1,10 @@
 """The skeleton of a service's process: what `app` of each of them fills in."""
 
 import asyncio
+import ctypes
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,6 +97,9 @@ def run(
     if sys.argv[1:] == ["migrate"]:
         Database(config.database(make.name), make.migrations).migrate()
         return
+    with suppress(AttributeError, OSError):
+        # glibc (M_MMAP_THRESHOLD): buffers of a frame go back to the system when freed.
+        ctypes.CDLL(None).mallopt(-3, 1 << 20)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     uvicorn.run(

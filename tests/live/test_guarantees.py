@@ -246,3 +246,15 @@ def test_nothing_is_parked_and_the_bucket_is_what_the_catalogue_says(
     assert site.get("ingestor", "/v1/parked").json()["items"] == []
     assert site.get("preparer", "/v1/parked").json() == []
     assert set(site.archived()) == site.catalogued()
+
+
+def test_an_operator_lets_an_invalid_frame_pass(site: Site) -> None:
+    [entry] = site.shoot("NIRES", size=SMALL, fault="name")
+    frame = site.ended([entry.path], 30)[entry.path]
+    assert frame["status"] == "INVALID"
+    assert "MISMATCHED_FILENAME" in {f["code"] for f in frame["findings"]}
+    order = {"waive": ["MISMATCHED_FILENAME"], "why": "renamed by the observer"}
+    site.post("preparer", f"/v1/frames/{frame['frame_id']}/release", order)
+    await_version(site, frame["frame_id"], 1)
+    assert site.frame(frame["frame_id"])["generation"] == 2
+    assert sha256(site.raw(site.frame(frame["frame_id"])["koaid"])) == entry.sha256

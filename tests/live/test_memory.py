@@ -29,10 +29,6 @@ def peak(pid: int) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the preparer peaked at 680 MB (two 140 MB int32 cameras); cause not isolated",
-)
 def test_ten_large_frames_at_once_fit_into_400_mb(site: Site) -> None:
     for name in CAMERAS:
         site.post("preparer", f"/v1/instruments/{name}/pause")

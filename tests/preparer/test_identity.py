@@ -196,6 +196,18 @@ def test_two_hdus_without_level_type_are_a_cube(maker: Any) -> None:  # facts 2.
     [
         ({"INSTRUME": "ESI", "OUTDIR": ""}, None, "SET_INSTR_ERROR"),
         ({"CAMERA": "green"}, None, "KOAID_CREATE_FAIL"),
+    ],
+)
+def test_refused(maker: Any, changes: Any, path: str | None, code: str) -> None:
+    with pytest.raises(FrameFault) as raised:
+        identify(maker.view("KCWI", KCWI | changes, path or KCWI_PATH))
+    assert raised.value.code == code
+    assert raised.value.step == "identity"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "code"),
+    [
         ({"OFNAME": None}, None, "BAD_OFNAME"),
         ({}, "/s/sdata1400/kcwi1/other.fits", "MISMATCHED_FILENAME"),
         ({}, "/s/sdata1400/mira/kb190509_00001.fits", "FILEPATH_REJECT"),
@@ -205,12 +217,12 @@ def test_two_hdus_without_level_type_are_a_cube(maker: Any) -> None:  # facts 2.
         ({}, "/s/sdata1400/savier-protected/kb190509_00001.fits", "FILEPATH_REJECT"),
     ],
 )
-def test_refused(maker: Any, changes: Any, path: str | None, code: str) -> None:
+def test_invalid_unless_waived(maker: Any, changes: Any, path: str | None, code: str) -> None:
     header = {k: v for k, v in (KCWI | changes).items() if v is not None}
-    with pytest.raises(FrameFault) as raised:
-        identify(maker.view("KCWI", header, path or KCWI_PATH))
-    assert raised.value.code == code
-    assert raised.value.step == "identity"
+    identity = identify(maker.view("KCWI", header, path or KCWI_PATH))
+    invalid = [note.code for note in identity.notes if note.severity == "invalid"]
+    assert invalid == [code]
+    assert identity.koaid == identify(maker.view("KCWI", KCWI, KCWI_PATH)).koaid
 
 
 @pytest.mark.parametrize(

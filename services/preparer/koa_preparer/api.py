@@ -89,6 +89,9 @@ async def parked(ctx: Ctx, _: Operator) -> list[FrameView]:
 
 
 async def _again(ctx: Any, frame_id: str, verb: str, who: Caller, order: Order) -> Accepted:
+    row = await ctx.db.read(ctx.store.file, frame_id)
+    if verb != "reprocess" and row.status not in (Status.ERROR, Status.INVALID):
+        raise Conflict(f"{frame_id} is {row.status}; {verb} is for ERROR and INVALID")
     options = order.model_dump(exclude={"why"}, exclude_none=True)
     deed = (who.name, order.why)
     row = await ctx.db.write(ctx.store.again, frame_id, verb, options, deed)
@@ -99,9 +102,6 @@ async def _again(ctx: Any, frame_id: str, verb: str, who: Caller, order: Order) 
 @router.post("/frames/{frame_id}/retry", summary="Prepare a parked frame again")
 async def retry(frame_id: str, ctx: Ctx, who: Operator, order: Order | None = None) -> Accepted:
     """For ERROR and INVALID: a new generation, with the same rules."""
-    row = await ctx.db.read(ctx.store.file, frame_id)
-    if row.status not in (Status.ERROR, Status.INVALID):
-        raise Conflict(f"{frame_id} is {row.status}; use reprocess")
     return await _again(ctx, frame_id, "retry", who, order or Order())
 
 

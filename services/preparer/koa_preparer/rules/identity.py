@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import partial
 
+from koa_shared.contracts import Severity
 from koa_shared.errors import FrameFault
 from koa_shared.ids import Fraction, koaid, safe_name
 
@@ -15,14 +16,17 @@ ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
 CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
 _fault = partial(FrameFault, step="identity")
+_invalid = partial(Note, severity=Severity.INVALID)
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
-    """Return a frame's identity, or raise FrameFault; the view shows the repairs from then on."""
-    for part in view.instrument.paths.reject:
-        if part in view.path:
-            raise _fault("FILEPATH_REJECT", f"The path holds {part}.")
-    updates, notes = list[Set](), list[Note]()
+    """Return a frame's identity, or raise FrameFault; the view shows the repairs from then on.
+
+    What an operator may waive (a path or a name that is not archived) is an invalid note.
+    """
+    rejected = [part for part in view.instrument.paths.reject if part in view.path]
+    notes = [_invalid("FILEPATH_REJECT", f"The path holds {part}.") for part in rejected]
+    updates = list[Set]()
     for effect in _mend(view, fraction):
         if isinstance(effect, Note):
             notes.append(effect)
@@ -50,7 +54,7 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
     if not known:  # else nothing is computed again (facts 2.2)
         yield from _instrume(view)
         yield Set("KOAID", f"{_koaid(view, day, fraction)}.fits")
-    yield Set("OFNAME", _ofname(view))
+    yield from _ofname(view)
 
 
 def _read_date(text: str) -> date | None:
@@ -118,17 +122,17 @@ def _koaid(view: View, day: date | None, fraction: Fraction) -> str:
     return koaid(prefix, ut.date(), ut.time(), suffix, fraction)
 
 
-def _ofname(view: View) -> str:
-    """Return the original name, which must be that of the file (facts 2.6)."""
+def _ofname(view: View) -> Iterator[Set | Note]:
+    """Yield the original name, which must be that of the file (facts 2.6)."""
     basename = view.path.rpartition("/")[2].removesuffix(".gz")
     names = (_filled(view, template, basename) for template in view.instrument.naming.ofname)
-    if (name := next(filter(None, names), None)) is None:
-        raise _fault("BAD_OFNAME", "The header does not tell the file's name.")
-    name = f"{name.removesuffix('.fits')}.fits"
-    if name != basename:
+    name = next(filter(None, names), None)
+    if name is None:
+        yield _invalid("BAD_OFNAME", "The header does not tell the file's name.")
+    elif (name := f"{name.removesuffix('.fits')}.fits") != basename:
         why = f"The header says {name[:80]!r}, the file is {basename[:80]!r}."
-        raise _fault("MISMATCHED_FILENAME", why)
-    return name
+        yield _invalid("MISMATCHED_FILENAME", why)
+    yield Set("OFNAME", name or basename)
 
 
 def _filled(view: View, template: str, basename: str = "") -> str | None:

@@ -62,7 +62,7 @@ class Statistics:
         every = np.arange(2**16)
         order = np.where(every & SIGN, every - 2**16, every).argsort()
         if self.raw.dtype.kind == "f":  # negative floats rise as their bits fall
-            order[: SIGN] = order[: SIGN][::-1]
+            order[:SIGN] = order[:SIGN][::-1]
         upper, rank = _pick(order, rank, (part[:, 0] for part in parts))
         if self.raw.dtype.kind == "f" and upper & SIGN:
             every = every[::-1]
