@@ -29,7 +29,8 @@ PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("NIRC2", {"n": 3, "size": 1_500_000}),
     ("KCWI", {"n": 2, "size": 2_000_000}),
     ("KCWI", {"source": "kcwi_red"}),
-    ("ESI", {"n": 3, "size": 900_000}),
+    # Its camera is free again before a busy monitor has read the name: one a second.
+    ("ESI", {"n": 3, "size": 900_000, "interval": 1.0}),
     ("NIRES", {"n": 2}),
 )
 
