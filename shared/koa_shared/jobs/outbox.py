@@ -15,6 +15,7 @@ from ..errors import DependencyDown, Rejected
 from ..retry import Circuit
 
 logger = structlog.get_logger("koa_shared")
+GATHER = 0.1  # s
 BATCH = 500  # half of what one post may carry; about 1 MB
 
 
@@ -59,6 +60,9 @@ class EventSender:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._woken.wait()
+                # A frame's events come close together; one post for them leaves the
+                # processor to the frame itself.
+                await asyncio.sleep(GATHER)
 
     def _peek(self, session: Session) -> list[tuple[int, Any]]:
         t = self._outbox.c

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-LARGE = 32 << 20  # bytes; an image beyond that is not copied for its median
+LARGE = 8 << 20  # bytes; an image beyond that is not copied for its median
 SIGN = 2**15  # the sign, in the upper half of 32 bits
 CHUNK = 2**18  # pixels; shorter ones spend their time on adding up 2**16 counts
 

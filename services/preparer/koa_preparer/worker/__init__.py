@@ -84,7 +84,7 @@ class Worker:
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
         budget, needs = self.config.bytes_in_flight, ("s3",)
         self.workshop.add(
-            Lane("prepare", self.prepare, self._failed, 4, needs, budget, self._paused, told),
+            Lane("prepare", self.prepare, self._failed, 3, needs, budget, self._paused, told),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",), settled=told),
             Lane("enrich", self.enrich, self._enrich_failed, 1),
         )
