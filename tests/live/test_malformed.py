@@ -298,7 +298,7 @@ def test_the_table_and_the_cases_are_the_same() -> None:
     assert [case for case, _, _ in TABLE] == list(BUILDERS)
 
 
-@pytest.mark.parametrize(("database", "case", "status", "code"), params())
+@pytest.mark.parametrize(("database", "case", "status", "code"), list(params()))
 def test_row(
     site_on: Callable[[str], Site], database: str, case: str, status: str, code: str
 ) -> None:

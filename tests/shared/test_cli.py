@@ -451,7 +451,7 @@ def test_a_file_that_is_no_fits(stack: Stack, env: dict[str, str]) -> None:
     at = AT - timedelta(hours=2)
     path = write(stack, 2, at, b"out of disk space\n" * 200)
     frame_id = submit(stack, env, path)
-    shown = until(env, frame_id, "INVALID")
+    shown = until(env, path, "INVALID")  # by path only the ingestor answers
     said = koa(env, "why", path).stdout
     assert said.startswith(f"{Path(path).name} is INVALID: it ended at the preparer, ")
     assert shown["findings"][-1]["code"] in said
