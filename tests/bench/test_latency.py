@@ -18,6 +18,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from koa_ingestor.metrics import HOPS
 from koa_shared.config import S3Config
 from koa_shared.objects import ObjectStore
 from koa_shared.simulator.control import Shoot, shoot
@@ -125,20 +126,11 @@ def test_one_at_a_time(stack: Stack) -> None:
 
 def test_where_the_time_goes(stack: Stack) -> None:
     print("\n\nhops of one frame at a time, median ms")
-    hops = (
-        ("detect", "acquired", "detected"),
-        ("queue", "detected", "process_start"),
-        ("prepare", "process_start", "process_end"),
-        ("transfer", "transfer_start", "transfer_end"),
-        ("handover", "transfer_end", "ingest_start"),
-        ("copy", "copy_start", "copy_end"),
-        ("publish", "copy_end", "available"),
-    )
     for name in ("4 MB", "38 MB"):
         frames = expose(stack, 8, SIZES[name], wait_each=True)
         line = [
             f"{hop} {statistics.median(gap(f['timeline'], start, end) for f in frames):.0f}"
-            for hop, start, end in hops
+            for hop, start, end in HOPS
         ]
         print(f"{name:>7}: " + ", ".join(line))
 

@@ -43,7 +43,7 @@ EXAMPLES = {
     "a secret in the text": ["s3_secret_key = '" + "a1b2" * 10 + "'"],
 }
 HARMLESS = [
-    "https://host/work/x", "postgresql://koa:koa@127.0.0.1/koa", "/s/sdata1001/x",
+    "https://host/roots/x", "postgresql://koa:koa@127.0.0.1/koa", "/s/sdata1001/x",
     "postgresql://koa:$PASSWORD@db/koa", 'token = "a-producer-of-the-tests"',
 ]  # fmt: skip
 
