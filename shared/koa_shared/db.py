@@ -6,6 +6,7 @@ IMMEDIATE` transactions that are on disk when they return (WAL, synchronous=FULL
 """
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -15,27 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import sqlalchemy as sa
 from alembic import command, context
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import (
-    JSON,
-    Column,
-    DateTime,
-    Dialect,
-    Engine,
-    create_engine,
-    event,
-    literal,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import NullPool
-from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Session
 
 from .errors import DependencyDown, Rejected
@@ -43,20 +31,20 @@ from .errors import DependencyDown, Rejected
 P = ParamSpec("P")
 T = TypeVar("T")
 
-JsonColumn = JSON().with_variant(JSONB(), "postgresql")
+JsonColumn = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
-class UtcDateTime(TypeDecorator[datetime]):
+class UtcDateTime(sa.TypeDecorator[datetime]):
     """An aware UTC time; SQLite would give it back without its zone."""
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, _: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _: sa.Dialect) -> datetime | None:
         """Store UTC."""
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _: sa.Dialect) -> datetime | None:
         """Give the zone back."""
         if value is None or value.tzinfo is not None:
             return value
@@ -70,15 +58,22 @@ def time_field(**more: Any) -> Any:
 
 def json_field() -> Any:
     """Declare a column that holds JSON."""
-    return Field(default=None, sa_column=Column(JsonColumn))
+    return Field(default=None, sa_column=sa.Column(JsonColumn))
 
 
-def insert_new(session: Session, model: Any, values: dict[str, Any]) -> bool:
-    """Insert a row; False, and nothing is changed, if its key is there already."""
-    insert = pg_insert if is_postgresql(session) else sqlite_insert
+def insert_new(
+    session: Session, model: Any, values: dict[str, Any], give: Any = sa.literal(1)
+) -> Any:
+    """Insert a row and return `give` of it; None, and nothing is changed, if its key is there."""
+    insert = (postgresql if is_postgresql(session) else sqlite).insert
     new = insert(model).values(values).on_conflict_do_nothing()
     # A rowcount is not kept for every INSERT (-1 on PostgreSQL); a returned row is.
-    return session.execute(new.returning(literal(1))).first() is not None
+    return session.execute(new.returning(give)).scalar()
+
+
+def after_commit(session: Session, call: Callable[[], object]) -> None:
+    """Have `call` run in the event loop once the transaction is durable, else never."""
+    session.info.setdefault("after_commit", []).append(call)
 
 
 def is_postgresql(session: Session) -> bool:
@@ -88,7 +83,7 @@ def is_postgresql(session: Session) -> bool:
 
 def ping(session: Session) -> None:
     """Touch the database."""
-    session.execute(text("SELECT 1"))
+    session.execute(sa.text("SELECT 1"))
 
 
 def safe_json(value: Any) -> Any:
@@ -118,25 +113,25 @@ class SchemaTooOld(Exception):
     """The database's schema is not the one of this program."""
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str) -> sa.Engine:
     def dumps(value: Any) -> str:
         return json.dumps(safe_json(value))
 
     if not url.startswith("sqlite"):
-        return create_engine(
+        return sa.create_engine(
             url, pool_size=8, pool_pre_ping=True, json_serializer=dumps,
             connect_args={"connect_timeout": 5},
         )  # fmt: skip
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
+    engine = sa.create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
 
-    @event.listens_for(engine, "connect")
+    @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
+    @sa.event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         writes = connection.get_execution_options().get("koa_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -169,18 +164,26 @@ class Database:
         return await self._run(self._reads, self.engine, partial(_with, function, args, kwargs))
 
     async def _run(
-        self, pool: ThreadPoolExecutor, engine: Engine, call: Callable[[Session], T]
+        self, pool: ThreadPoolExecutor, engine: sa.Engine, call: Callable[[Session], T]
     ) -> T:
+        loop = asyncio.get_running_loop()
+
         def transaction() -> T:
-            with Session(engine, expire_on_commit=False) as session, session.begin():
-                return call(session)
+            with Session(engine, expire_on_commit=False) as session:
+                with session.begin():
+                    result = call(session)
+                # From here, as whoever waits for the result may be cancelled.
+                for told in session.info.get("after_commit", ()):
+                    with contextlib.suppress(RuntimeError):  # the process is ending
+                        loop.call_soon_threadsafe(told)
+                return result
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, transaction)
-        except DataError as error:
+            return await loop.run_in_executor(pool, transaction)
+        except exc.DataError as error:
             raise Rejected(str(error.orig), code="bad_value") from error
-        except DBAPIError as error:
-            away = isinstance(error, OperationalError | InterfaceError)
+        except exc.DBAPIError as error:
+            away = isinstance(error, exc.OperationalError | exc.InterfaceError)
             if away or error.connection_invalidated:
                 raise DependencyDown("database", str(error.orig)) from error
             raise
@@ -196,8 +199,8 @@ class Database:
         if self.is_sqlite:
             command.upgrade(self._alembic(), "head")
             return
-        with create_engine(self.url, poolclass=NullPool).connect() as lock:
-            lock.execute(text("SELECT pg_advisory_lock(5263)"))
+        with sa.create_engine(self.url, poolclass=NullPool).connect() as lock:
+            lock.execute(sa.text("SELECT pg_advisory_lock(5263)"))
             command.upgrade(self._alembic(), "head")
 
     def check_schema(self) -> None:
@@ -222,7 +225,7 @@ def run_migrations(metadata: Any) -> None:
     """What every service's `migrations/env.py` does."""
     url = context.config.get_main_option("sqlalchemy.url")
     assert url is not None
-    with create_engine(url, poolclass=NullPool).connect() as connection:
+    with sa.create_engine(url, poolclass=NullPool).connect() as connection:
         context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
         with context.begin_transaction():
             context.run_migrations()

@@ -12,8 +12,8 @@ import pytest
 from sqlmodel import col, select
 
 from koa_ingestor.pipeline import Verdict, archive_key
-from koa_ingestor.store import Frame, Store, jobs
-from koa_ingestor.store.schema import Stream
+from koa_ingestor.store import Frame, Store
+from koa_ingestor.store.schema import Stream, jobs
 from koa_shared.contracts import (
     Event,
     EventBatch,
@@ -48,7 +48,7 @@ def db(database: OpenDatabase) -> Database:
 
 @pytest.fixture
 def store() -> Store:
-    return Store(JobQueue(jobs))
+    return Store(JobQueue(jobs), list)
 
 
 async def tell(db: Database, store: Store, *events: Event) -> int:

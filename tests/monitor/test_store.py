@@ -13,6 +13,7 @@ from koa_monitor.pipeline import Stat
 from koa_monitor.store import Broadcast, Store, jobs, outbox
 from koa_shared.contracts import Event, FileWritten, Origin
 from koa_shared.db import Database
+from koa_shared.jobs.outbox import Outbox
 from koa_shared.jobs.queue import JobQueue
 
 NOON = datetime(2025, 12, 8, 12, 0, 0, tzinfo=UTC)
@@ -30,7 +31,7 @@ async def db(database: OpenDatabase, store: Store) -> Database:
 
 @pytest.fixture
 def store() -> Store:
-    return Store(JobQueue(jobs))
+    return Store(JobQueue(jobs), Outbox(outbox))
 
 
 def broadcast(value: str = PATH, **more: Any) -> Broadcast:
@@ -94,8 +95,8 @@ async def test_a_file_is_accepted_once_and_announced_once(
     await db.write(store.hear, broadcast(), "")
     job = await db.write(store.queue.claim, "resolve")
     assert job is not None
-    assert (await db.write(store.accept, file, job, ""))[0] == "accepted"
-    assert (await db.write(store.accept, file, None, ""))[0] == "duplicate"
+    assert (await db.write(store.accept, file, "", job))[0] == "accepted"
+    assert (await db.write(store.accept, file, ""))[0] == "duplicate"
     assert await queued(db, "announce") == [file.frame_id]
     assert await queued(db, "resolve") == []
     (event,) = await told(db)
@@ -113,7 +114,7 @@ async def test_two_broadcasts_of_one_file_are_one_frame(
         await db.write(store.hear, heard, "")
         job = await db.write(store.queue.claim, "resolve")
         assert job is not None
-        await db.write(store.accept, new_file(), job, "")
+        await db.write(store.accept, new_file(), "", job)
     decisions = [row.decision for row in await db.read(store.triggers, None, None, None)]
     assert decisions == ["duplicate", "accepted"]
     assert len(await told(db)) == len(await queued(db, "announce")) == 1
@@ -123,7 +124,7 @@ async def test_of_accepts_at_once_one_counts(
     database: OpenDatabase, db: Database, store: Store, new_file: MakeFile
 ) -> None:
     both = [db, database("monitor")]
-    accepts = (both[n % 2].write(store.accept, new_file(), None, "") for n in range(6))
+    accepts = (both[n % 2].write(store.accept, new_file(), "") for n in range(6))
     decisions = [decision for decision, _ in await asyncio.gather(*accepts)]
     assert sorted(decisions) == ["accepted"] + ["duplicate"] * 5
     assert len(await told(db)) == 1
@@ -133,7 +134,7 @@ async def test_live_is_announced_before_what_was_found_later(
     db: Database, store: Store, new_file: MakeFile
 ) -> None:
     for n, origin in enumerate([Origin.RECOVERED, Origin.MANUAL, Origin.LIVE]):
-        await db.write(store.accept, new_file(f"{n}.fits", origin=origin), None, "")
+        await db.write(store.accept, new_file(f"{n}.fits", origin=origin), "")
     order = []
     while job := await db.write(store.queue.claim, "announce"):
         order.append(job.payload["origin"])
@@ -144,13 +145,13 @@ async def test_announced_keeps_what_the_preparer_knows_it_as(
     db: Database, store: Store, new_file: MakeFile
 ) -> None:
     file, first = new_file(), new_file(size=1).frame_id
-    await db.write(store.accept, file, None, "")
+    await db.write(store.accept, file, "")
     job = await db.write(store.queue.claim, "announce")
     assert job is not None
     assert FileWritten.model_validate(job.payload) == file
     await db.write(store.announced, job, first)
     assert await queued(db, "announce") == []
-    await db.write(store.accept, file, None, "")
+    await db.write(store.accept, file, "")
     assert await queued(db, "announce") == []
 
 
@@ -159,7 +160,7 @@ async def test_known_tells_which_are_in_the_ledger(
 ) -> None:
     files = [new_file(f"{n}.fits") for n in range(3)]
     for file in files[:2]:
-        await db.write(store.accept, file, None, "")
+        await db.write(store.accept, file, "")
     stats = [Stat(f.path, f.size, f.mtime_ns) for f in files]
     grown = stats[0]._replace(size=stats[0].size + 1)
     many = [Stat(f"/s/sdata1400/{n}", n, n) for n in range(1200)]
@@ -175,7 +176,7 @@ async def test_a_rescan_looks_back_an_hour_behind_the_newest(
     assert await db.read(store.since, "KCWI") == started
     newest = 1_765_195_200 * 10**9
     for n, mtime in enumerate([newest - 9 * 10**12, newest, newest - 10**9]):
-        await db.write(store.accept, new_file(f"{n}.fits", mtime_ns=mtime), None, "")
+        await db.write(store.accept, new_file(f"{n}.fits", mtime_ns=mtime), "")
     expected = datetime.fromtimestamp(1_765_195_200 - 3600, UTC)
     assert await db.read(store.since, "KCWI") == expected
     assert await db.read(store.since, "HIRES") == started  # an empty ledger of its own
@@ -195,7 +196,7 @@ async def test_resend_announces_what_the_ledger_has_again(
 ) -> None:
     files = [new_file(f"{n}.fits", detected=NOON + timedelta(hours=n)) for n in range(3)]
     for file in files:
-        await db.write(store.accept, file, None, "")
+        await db.write(store.accept, file, "")
     while job := await db.write(store.queue.claim, "announce"):
         await db.write(store.announced, job, job.key)
     assert await db.write(store.resend, "KCWI", NOON + timedelta(hours=1)) == 2

@@ -13,6 +13,7 @@ from koa_preparer.store import Audit, File, Store, jobs, outbox
 from koa_shared.contracts import Event, FilePrepared, FileWritten, Finding, Status, Timeline
 from koa_shared.db import Database
 from koa_shared.errors import LeaseLost
+from koa_shared.jobs.outbox import Outbox
 from koa_shared.jobs.queue import Job, JobQueue
 from koa_shared.jobs.workshop import Failure
 
@@ -30,7 +31,7 @@ def db(database: OpenDatabase) -> Database:
 
 @pytest.fixture
 def store() -> Store:
-    return Store(JobQueue(jobs))
+    return Store(JobQueue(jobs), Outbox(outbox))
 
 
 async def announce(db: Database, store: Store, file: FileWritten) -> tuple[bool, File]:

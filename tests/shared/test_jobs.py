@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, select, update
+from sqlalchemy import MetaData, event, select, update
 from sqlmodel import Session
 
 from koa_shared import logs
@@ -52,18 +52,14 @@ class Rig:
         self.workshop = Workshop(db, self.queue, self.circuits, self.metrics)
         self.done: list[str] = []
         self.failures: list[Failure] = []
-        self.settled = 0
 
     def lane(self, handle: Handler | None = None, queue: str = "q", **more: Any) -> Lane:
-        lane = Lane(queue, handle or self.work, self._failed, settled=self._settled, **more)
+        lane = Lane(queue, handle or self.work, self._failed, **more)
         self.workshop.add(lane)
         return lane
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
         self.failures.append(failure)
-
-    def _settled(self) -> None:
-        self.settled += 1
 
     async def work(self, job: Job) -> None:
         await self.db.write(self.queue.finish, job)
@@ -112,11 +108,10 @@ async def test_what_is_put_is_worked_on_without_a_polling_delay(rig: Rig) -> Non
     async with rig.workshop.open():
         for n in range(8):
             await asyncio.sleep(0.05)  # until the loop sleeps: 1 s, or 30 s on SQLite
-            await rig.put(str(n))
             put_at = time.monotonic()
-            rig.workshop.wake("q")
+            await rig.put(str(n))
             await until(lambda n=n: len(rig.done) > n)  # type: ignore[misc]
-    assert sorted(lags)[len(lags) // 2] < 0.05, lags
+    assert sorted(lags)[len(lags) // 2] < 0.2, lags  # a commit is in it
 
 
 async def test_what_waited_before_the_start_is_worked_on(rig: Rig) -> None:
@@ -266,14 +261,18 @@ async def test_failures_of_the_frame_back_off_and_park_after_five(rig: Rig) -> N
     async def handle(job: Job) -> None:
         raise FrameFault("BAD", "it is broken")
 
+    def attempts() -> float:
+        ends = ("failed", "parked")
+        return sum(rig.sample("koa_attempts_total", step="q", outcome=end) for end in ends)
+
     rig.lane(handle)
     await rig.put("a")
     async with rig.workshop.open():
         for n in range(1, 6):
-            await until(lambda n=n: rig.settled == n)  # type: ignore[misc]
+            await until(lambda n=n: attempts() == n)  # type: ignore[misc]
             await rig.due_now()
         await asyncio.sleep(0.1)
-        assert rig.settled == 5
+        assert attempts() == 5
     assert await rig.rows("state", "attempts") == [("parked", 5)]
     assert [f.attempt for f in rig.failures] == [1, 2, 3, 4, 5]
     delays = [f.delay for f in rig.failures]
@@ -524,3 +523,68 @@ async def test_the_depths_are_measured(rig: Rig) -> None:
     async with rig.workshop.open():
         await until(lambda: rig.sample("koa_queue_depth", queue="q") == 2)
         await until(lambda: rig.sample("koa_parked") == 1)
+
+
+async def test_a_new_job_starts_with_the_commit_that_made_it(rig: Rig) -> None:
+    """No claim of its own: what is put into an idle lane is leased in the same transaction."""
+    tokens: list[int] = []
+
+    async def handle(job: Job) -> None:
+        tokens.append(job.token)
+        await rig.work(job)
+
+    lane = rig.lane(handle)
+    async with rig.workshop.open():
+        await until(lambda: lane.is_idle)
+        statements = list[str]()
+
+        def note(*args: Any) -> None:
+            statements.append(args[2])
+
+        event.listen(rig.db.engine, "before_cursor_execute", note)
+        await rig.put("a")
+        await until(lambda: rig.done == ["a"])
+    assert tokens == [1]
+    assert [s.split()[0] for s in statements if s.split()[0] in ("INSERT", "UPDATE")] == ["INSERT"]
+
+
+async def test_a_job_that_rolls_back_never_starts(rig: Rig) -> None:
+    lane = rig.lane()
+
+    def fail(session: Session) -> None:
+        rig.queue.put(session, NewJob("q", "a", "KCWI"))
+        raise ZeroDivisionError
+
+    async with rig.workshop.open():
+        await until(lambda: lane.is_idle)
+        with pytest.raises(ZeroDivisionError):
+            await rig.db.write(fail)
+        await rig.put("b")
+        await until(lambda: rig.done)
+    assert rig.done == ["b"]
+
+
+async def test_a_new_job_without_room_is_given_back_and_waits_its_turn(rig: Rig) -> None:
+    going, held = asyncio.Event(), {"NIRC2"}
+
+    async def handle(job: Job) -> None:
+        await going.wait()
+        await rig.work(job)
+
+    lane = rig.lane(handle, slots=3, budget=100, paused=lambda: frozenset(held))
+    async with rig.workshop.open():
+        await until(lambda: lane.is_idle)
+        await rig.put("first", size=60)
+        await until(lambda: lane.running)
+        await rig.put("large", size=60, sort_at=1.0)
+        await rig.put("small", size=10)
+        await rig.put("paused", "NIRC2", size=1)
+        await asyncio.sleep(0.6)
+        # The small one would fit, but the large one was there before it and has its turn.
+        assert [job.key for job in lane.running.values()] == ["first"]
+        going.set()
+        await until(lambda: len(rig.done) == 3)
+        assert rig.done == ["first", "large", "small"]
+        held.clear()
+        await until(lambda: rig.done[3:] == ["paused"])
+    assert await rig.rows("key") == []

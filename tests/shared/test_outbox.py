@@ -11,12 +11,12 @@ from sqlmodel import Session
 from koa_shared.contracts import Event, EventBatch, FileWritten
 from koa_shared.db import Database
 from koa_shared.errors import DependencyDown, Rejected
-from koa_shared.jobs.outbox import BATCH, EventSender, outbox_table, put_event
+from koa_shared.jobs.outbox import BATCH, Outbox, outbox_table
 from koa_shared.metrics import Metrics
 from koa_shared.retry import Circuit
 
 metadata = MetaData()
-outbox = outbox_table(metadata)
+table = outbox_table(metadata)
 OpenDatabase = Callable[..., Database]
 
 
@@ -53,11 +53,10 @@ def ingestor() -> Ingestor:
 
 
 @asynccontextmanager
-async def sending(db: Database, ingestor: Ingestor) -> AsyncIterator[tuple[EventSender, Circuit]]:
+async def sending(db: Database, outbox: Outbox, ingestor: Ingestor) -> AsyncIterator[Circuit]:
     circuit = Circuit("ingestor", Metrics("preparer"))
-    sender = EventSender(db, outbox, ingestor.tell, circuit)
-    task = asyncio.create_task(sender.run())
-    yield sender, circuit
+    task = asyncio.create_task(outbox.run(db, ingestor.tell, circuit))
+    yield circuit
     assert not task.done(), "the loop ended"
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -71,16 +70,21 @@ async def until(ask: Callable[[], object], seconds: float = 8.0) -> None:
 
 
 async def left(db: Database) -> int:
-    return await db.read(lambda s: len(s.execute(select(outbox.c.id)).all()))
+    return await db.read(lambda s: len(s.execute(select(table.c.id)).all()))
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox(table)
 
 
 @pytest.fixture
 def put(
-    db: Database, new_file: Callable[..., FileWritten], new_event: Callable[..., Event]
+    outbox: Outbox, new_file: Callable[..., FileWritten], new_event: Callable[..., Event]
 ) -> Callable[..., None]:
     def put(session: Session, *numbers: int) -> None:
         for seq in numbers:
-            put_event(session, outbox, new_event(new_file(), "PROCESSING", seq))
+            outbox.put(session, new_event(new_file(), "PROCESSING", seq))
 
     return put
 
@@ -89,29 +93,30 @@ Put = Callable[..., None]
 
 
 async def test_sent_in_order_and_then_forgotten(
-    db: Database, ingestor: Ingestor, put: Put, new_file: Callable[..., FileWritten],
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put, new_file: Callable[..., FileWritten],
     new_event: Callable[..., Event],
 ) -> None:  # fmt: skip
     whole = new_event(
         new_file(), "INVALID", 1, koaid="KB.20251208.43200.00", attempt=3,
         findings=[{"code": "A", "severity": "invalid", "step": "read", "message": "a\x00b"}],
     )  # fmt: skip
-    await db.write(put_event, outbox, whole)
+    await db.write(outbox.put, whole)
     await db.write(put, 2, 3)
-    async with sending(db, ingestor) as (sender, _):
+    async with sending(db, outbox, ingestor):
         await until(lambda: ingestor.told == [1, 2, 3])
         first = ingestor.batches[0].events[0]
         finding = whole.findings[0].model_copy(update={"message": "a\\x00b"})
         assert first == whole.model_copy(update={"findings": [finding]})
         await db.write(put, 4)
-        sender.wake()
         await until(lambda: ingestor.told == [1, 2, 3, 4], 2)  # far less than its 5 s
         async with asyncio.timeout(5):
             while await left(db):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
-async def test_what_rolls_back_is_not_told(db: Database, ingestor: Ingestor, put: Put) -> None:
+async def test_what_rolls_back_is_not_told(
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
+) -> None:
     def fail(session: Session) -> None:
         put(session, 1)
         raise ZeroDivisionError
@@ -119,17 +124,17 @@ async def test_what_rolls_back_is_not_told(db: Database, ingestor: Ingestor, put
     with pytest.raises(ZeroDivisionError):
         await db.write(fail)
     await db.write(put, 2)
-    async with sending(db, ingestor):
+    async with sending(db, outbox, ingestor):
         await until(lambda: ingestor.told)
     assert ingestor.told == [2]
 
 
 async def test_an_ingestor_that_is_away_loses_nothing(
-    db: Database, ingestor: Ingestor, put: Put
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
 ) -> None:
     ingestor.fault = DependencyDown("ingestor", "connection refused")
     await db.write(put, 1, 2)
-    async with sending(db, ingestor) as (_, circuit):
+    async with sending(db, outbox, ingestor) as circuit:
         await until(lambda: ingestor.tries >= 2)
         assert circuit.reason
         assert await left(db) == 2
@@ -139,39 +144,37 @@ async def test_an_ingestor_that_is_away_loses_nothing(
 
 
 async def test_what_is_refused_for_good_does_not_block_the_road(
-    db: Database, ingestor: Ingestor, put: Put
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
 ) -> None:
     ingestor.fault = Rejected("no such thing")
     await db.write(put, 1)
-    async with sending(db, ingestor) as (sender, _):
+    async with sending(db, outbox, ingestor):
         async with asyncio.timeout(5):
             while await left(db):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         ingestor.fault = None
         await db.write(put, 2)
-        sender.wake()
         await until(lambda: ingestor.told == [2])
 
 
 async def test_a_backlog_goes_in_batches_that_fit(
-    db: Database, ingestor: Ingestor, put: Put
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
 ) -> None:
     await db.write(put, *range(BATCH + 3))
-    async with sending(db, ingestor):
+    async with sending(db, outbox, ingestor):
         await until(lambda: len(ingestor.told) == BATCH + 3, 15)
     assert [len(batch.events) for batch in ingestor.batches] == [BATCH, 3]
     assert ingestor.told == list(range(BATCH + 3))
 
 
 async def test_an_unexpected_answer_does_not_end_the_loop(
-    db: Database, ingestor: Ingestor, put: Put
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
 ) -> None:
     """A bug in between must not stop the events of all frames until a restart."""
     ingestor.fault = RuntimeError("surprise")
     await db.write(put, 1)
-    async with sending(db, ingestor) as (sender, _):
+    async with sending(db, outbox, ingestor):
         await until(lambda: ingestor.tries >= 1)
         await asyncio.sleep(0.05)
         ingestor.fault = None
-        sender.wake()
         await until(lambda: ingestor.told == [1], 10)

@@ -122,12 +122,13 @@ async def test_priority_goes_before_fairness(db: Database, queue: JobQueue) -> N
     assert (await keys(db, queue))[-1] == "backlog"
 
 
-async def test_only_what_fits_is_given_out(db: Database, queue: JobQueue) -> None:
+async def test_only_what_fits_is_given_out_and_nothing_overtakes_it(
+    db: Database, queue: JobQueue
+) -> None:
     await db.write(queue.put, NewJob("q", "large", "KPF", size=100, sort_at=9))
     await db.write(queue.put, NewJob("q", "small", "KPF", size=10))
-    assert await keys(db, queue, room=9) == []
-    assert await keys(db, queue, room=10) == ["small"]
-    assert await keys(db, queue, room=None) == ["large"]
+    assert await keys(db, queue, room=99) == []
+    assert await keys(db, queue, room=100) == ["large", "small"]
 
 
 async def test_a_paused_group_waits_and_no_other(db: Database, queue: JobQueue) -> None:

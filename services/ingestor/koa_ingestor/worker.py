@@ -1,7 +1,6 @@
 """The ingestor's workshop: claim, copy, read back, commit, publish (design 6)."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -38,13 +37,12 @@ class Worker:
     objects: ObjectStore
     metrics: IngestorMetrics
     workshop: Workshop
-    published: Callable[[], None]
 
     def __post_init__(self) -> None:
         self.db, needs = self.workshop.db, ("s3",)
         self.workshop.add(
-            Lane("ingest", self.ingest, self._failed, 4, needs, settled=self.published),
-            Lane("sweep", self.sweep, self._sweep_failed, 1, needs),
+            Lane("ingest", self.ingest, self._failed, 4, needs),
+            Lane("sweep", self.sweep, slots=1, needs=needs),
         )
 
     async def ingest(self, job: Job) -> None:
@@ -57,7 +55,6 @@ class Worker:
         if verdict in (Verdict.DUPLICATE, Verdict.CONFLICT):
             await self._turn_away(job, prepared, verdict, held)
             return
-        self.published()
         async with asyncio.timeout(STEP_LIMIT):
             await self._promote(job, prepared, held.version)
 
@@ -78,7 +75,6 @@ class Worker:
             return self.store.commit(session, job, prepared, version, timeline)
 
         frame = await self.db.write(commit)
-        self.published()
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
         if prepared.generation == 1:
@@ -121,7 +117,6 @@ class Worker:
             return self.store.end(session, job, finding, status)
 
         frame = await self.db.write(settle)
-        self.published()
         self._count(frame, [finding])
         logger.warning("Frame not archived", status=status, why=finding.message)
 
@@ -140,9 +135,6 @@ class Worker:
         names = await self.objects.names(bucket, job.payload["prefix"])
         await self.objects.remove(bucket, names)
         await self.db.write(self.store.queue.finish, job)
-
-    def _sweep_failed(self, _: Session, job: Job, failure: Failure) -> None:
-        logger.warning("Staging not emptied", key=job.key, why=str(failure.error))
 
     async def trim(self) -> None:
         """Forget old stream entries, once an hour."""

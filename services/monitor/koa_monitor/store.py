@@ -1,6 +1,7 @@
 """The monitor's ledger: every broadcast, every file, and what is still to do."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import UniqueConstraint, func, or_
@@ -18,12 +19,13 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.db import insert_new, json_field, safe_json, time_field
-from koa_shared.jobs.outbox import outbox_table, put_event
+from koa_shared.jobs.outbox import Outbox, outbox_table
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 
 from .pipeline import Stat
 
 PRIORITY = {Origin.CANARY: 0, Origin.LIVE: 0, Origin.MANUAL: 1, Origin.RECOVERED: 2}
+SETTLED = 10.0  # s; a file found by a rescan must be that old (design 5)
 LOOK_BACK = timedelta(hours=1)  # a rescan goes behind the newest entry (design 5)
 
 
@@ -84,8 +86,8 @@ class SourceRow(Base, table=True):
 class Store:
     """All SQL of the monitor; every method is a function of a session."""
 
-    def __init__(self, queue: JobQueue) -> None:
-        self.queue = queue
+    def __init__(self, queue: JobQueue, events: Outbox) -> None:
+        self.queue, self.events = queue, events
 
     def start_sources(self, session: Session, names: list[str]) -> None:
         """Note sources that are new."""
@@ -103,19 +105,15 @@ class Store:
 
     def hear(self, session: Session, heard: Broadcast, trace: str) -> None:
         """Write a broadcast down, once, before anything else."""
-        values = safe_json(heard.model_dump(exclude={"id"}))
-        if not insert_new(session, Broadcast, values):
+        heard = Broadcast.model_validate(safe_json(heard.model_dump()))
+        values = heard.model_dump(exclude={"id"})
+        number = insert_new(session, Broadcast, values, col(Broadcast.id))
+        if number is None:
             return
-        key = {name: values[name] for name in ("source", "keyword", "value", "time")}
-        row = session.exec(select(Broadcast).filter_by(**key)).one()
-        self.note_source(session, heard.source, last_value=row.value)
-        newest = -float(row.id or 0)
-        job = NewJob("resolve", str(row.id), heard.source, sort_at=newest, trace=trace)
-        self.queue.put(session, job)
-
-    def broadcast(self, session: Session, job: Job) -> Broadcast:
-        """Return the broadcast that a job is about."""
-        return session.get_one(Broadcast, int(job.key))
+        self.note_source(session, heard.source, last_value=heard.value)
+        told = heard.model_dump(mode="json", exclude={"id"})
+        newest = {"sort_at": -float(number), "trace": trace}
+        self.queue.put(session, NewJob("resolve", str(number), heard.source, told, **newest))
 
     def decide(self, session: Session, /, job: Job, **decided: Any) -> None:
         """Record what was decided about a broadcast."""
@@ -124,9 +122,9 @@ class Store:
         session.execute(mine.values(decided))
 
     def accept(
-        self, session: Session, file: FileWritten, job: Job | None, trace: str
+        self, session: Session, file: FileWritten, trace: str, job: Job | None = None
     ) -> tuple[str, str]:
-        """Take a file on, once; return the decision and its reason."""
+        """Take a file on, once, and settle the `job` that found it; return what was decided."""
         values = file.model_dump(exclude={"level", "trigger"})
         values["trigger"] = file.trigger and file.trigger.model_dump(mode="json")
         decision, reason = "duplicate", f"of frame {file.frame_id}"
@@ -136,6 +134,14 @@ class Store:
         if job is not None:
             decided = {"frame_id": file.frame_id, "path": file.path}
             self.decide(session, job, decision=decision, reason=reason, **decided)
+        if job is not None and decision == "accepted":
+            # Once its files have settled, look through the file's own directory.
+            self.plan_rescan(
+                session,
+                file.instrument,
+                {"directory": str(PurePosixPath(file.path).parent)},
+                SETTLED + 1,
+            )
         self.note_source(session, file.source, last_frame_at=file.detected)
         return decision, reason
 
@@ -148,14 +154,13 @@ class Store:
         self._tell(session, file, 0, "announce")
 
     def _tell(self, session: Session, file: FileWritten, seq: int, step: str, *f: Finding) -> None:
-        now = utcnow()
+        now, about = utcnow(), file.model_dump(include=set(Event.model_fields))
         event = Event(
-            frame_id=file.frame_id, generation=1, seq=seq, at=now, service=Service.MONITOR,
-            status=Status.QUEUED, step=step, instrument=file.instrument, findings=list(f),
-            source=file.source, path=file.path, level=file.level, origin=file.origin,
+            **about, generation=1, seq=seq, at=now, service=Service.MONITOR, step=step,
+            status=Status.QUEUED, findings=list(f),
             timeline=Timeline(detected=file.detected, queued=now),
         )  # fmt: skip
-        put_event(session, outbox, event)
+        self.events.put(session, event)
 
     def announced(self, session: Session, job: Job, known_as: str) -> None:
         """The preparer has it; `known_as` is the frame it took it for."""
@@ -170,8 +175,8 @@ class Store:
     def refused(self, session: Session, job: Job, why: str) -> None:
         """The preparer refused it for good: park it, and say so."""
         self.queue.again(session, job, None, why, counts=True)
-        found = Finding(code="ANNOUNCE_REFUSED", severity="error", step="announce", message=why)
-        self._tell(session, FileWritten.model_validate(job.payload), 1, "announce", found)
+        found = Finding(code="ANNOUNCE_REFUSED", severity="error", step="refused", message=why)
+        self._tell(session, FileWritten.model_validate(job.payload), 1, "refused", found)
 
     def known(self, session: Session, stats: list[Stat]) -> set[str]:
         """Return the frame_ids among `stats` that are in the ledger."""
@@ -218,10 +223,8 @@ class Store:
         key = f"{instrument}:{payload}"
         self.queue.put(session, NewJob("rescan", key[-200:], instrument, payload, delay=delay))
 
-    def rescanned(
-        self, session: Session, job: Job, instrument: str, young: set[str], delay: float
-    ) -> None:
+    def rescanned(self, session: Session, job: Job, instrument: str, young: set[str]) -> None:
         """A rescan is done; look later at the directories of files that still settle."""
         self.queue.finish(session, job)
         for directory in young:
-            self.plan_rescan(session, instrument, {"directory": directory}, delay)
+            self.plan_rescan(session, instrument, {"directory": directory}, SETTLED + 1)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 import structlog
-from sqlmodel import Session
 
 from koa_shared import logs
 from koa_shared.client import PeerRefused, Preparer
@@ -15,16 +14,15 @@ from koa_shared.disks import Disks
 from koa_shared.errors import NotYet
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
-from koa_shared.jobs.workshop import Failure, Lane, Workshop
+from koa_shared.jobs.workshop import Lane, Workshop
 
 from .config import Config
 from .metrics import MonitorMetrics
 from .pipeline import Ignored, Stat, announced_path, file_written, frame_gaps, is_wanted, look_again
-from .store import Broadcast, Store
+from .store import SETTLED, Broadcast, Store
 
 logger = structlog.get_logger("koa_monitor")
 
-SETTLED = 10.0  # s; a file found by a rescan must be that old (design 5)
 RESCAN_LIMIT = 300.0  # s; a whole data root over NFS
 # A directory untouched for two days before the look-back holds nothing new; files
 # rewritten in place do not touch it, so younger ones are read whole.
@@ -49,9 +47,9 @@ class Worker:
         self.db, every = self.workshop.db, self.instruments.values()
         self._sources = {source.name: (source, i) for i in every for source in i.sources}
         self.workshop.add(
-            Lane("resolve", self.resolve, self._failed, slots=16, paused=self._held),
-            Lane("announce", self.announce, self._failed, slots=8, needs=("preparer",)),
-            Lane("rescan", self.rescan, self._failed, paused=self.disks.paused),
+            Lane("resolve", self.resolve, slots=16, paused=self._held),
+            Lane("announce", self.announce, slots=8, needs=("preparer",)),
+            Lane("rescan", self.rescan, paused=self.disks.paused),
         )
 
     def _held(self) -> frozenset[str]:
@@ -59,12 +57,9 @@ class Worker:
         names = (name for name, (_, i) in self._sources.items() if i.name in stuck)
         return frozenset(self.paused.union(names))
 
-    def _failed(self, _: Session, job: Job, failure: Failure) -> None:
-        logger.error("Job failed", queue=job.queue, key=job.key, parked=failure.delay is None)
-
     async def resolve(self, job: Job) -> None:
         """Decide about one broadcast: a new frame, a known one, or none."""
-        heard = await self.db.read(self.store.broadcast, job)
+        heard = Broadcast.model_validate(job.payload)
         source, instrument = self._sources[heard.source]
         path = None
         try:
@@ -82,15 +77,9 @@ class Worker:
         where = (instrument.name, source.name)
         file = file_written(stat, where, heard.heard, origin, trigger)
         logs.bind("monitor", job.trace, frame_id=file.frame_id, instrument=instrument.name)
-        decision, reason = await self.db.write(self.store.accept, file, job, job.trace)
+        decision, reason = await self.db.write(self.store.accept, file, job.trace, job)
         self.metrics.triggers.labels(source.name, decision).inc()
         logger.info("Broadcast decided", decision=decision, reason=reason, path=path)
-        if decision == "accepted":
-            self.workshop.wake("announce")
-            # Once its files have settled, look through the broadcast's own directory.
-            directory = {"directory": str(PurePosixPath(path).parent)}
-            await self.db.write(self.store.plan_rescan, instrument.name, directory, SETTLED + 1)
-            self.workshop.wake("rescan")
 
     async def _look(self, heard: Broadcast, instrument: Instrument, path: str) -> Stat:
         local = self.disks.map.local(path)
@@ -140,12 +129,11 @@ class Worker:
                 young.add(str(PurePosixPath(stat.path).parent))
             else:
                 file = file_written(stat, where, utcnow(), Origin.RECOVERED)
-                await self.db.write(self.store.accept, file, None, logs.new_trace())
+                await self.db.write(self.store.accept, file, logs.new_trace())
                 logger.warning("File found that nobody announced", path=stat.path)
-        await self.db.write(self.store.rescanned, job, instrument.name, young, SETTLED + 1)
+        await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
             self.inventories.append(inventory(instrument.name, found, known))
-        self.workshop.wake("announce")
 
     def _walk(
         self, instrument: Instrument, root: str, since: datetime, *, flat: bool

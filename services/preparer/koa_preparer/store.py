@@ -18,7 +18,7 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.db import insert_new, json_field, time_field
-from koa_shared.jobs.outbox import outbox_table, put_event
+from koa_shared.jobs.outbox import Outbox, outbox_table
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 from koa_shared.jobs.workshop import Failure
 
@@ -98,8 +98,8 @@ class Audit(Base, table=True):
 class Store:
     """Announced files, what became of them, and what is still to do."""
 
-    def __init__(self, queue: JobQueue) -> None:
-        self.queue = queue
+    def __init__(self, queue: JobQueue, events: Outbox) -> None:
+        self.queue, self.events = queue, events
 
     def announce(self, session: Session, file: FileWritten, trace: str) -> tuple[bool, File]:
         """Take a file on, once; a file equal to what was *read* is the same frame."""
@@ -114,7 +114,7 @@ class Store:
             "status": Status.QUEUED, "step": "announced", "generation": 1, "seq": 0,
             "attempt": 0, "options": {}, "findings": [],
         }  # fmt: skip
-        fresh = insert_new(session, File, values)
+        fresh = insert_new(session, File, values) is not None
         row = session.get_one(File, file.frame_id)
         if fresh:
             self._enqueue(session, row, "prepare", trace=trace)
@@ -231,7 +231,7 @@ class Store:
         names = set(Event.model_fields) - {"timeline", "findings"}
         values = row.model_dump(include=names) | more
         about = {"at": utcnow(), "service": Service.PREPARER, "timeline": timeline}
-        put_event(session, outbox, Event.model_validate(values | about))
+        self.events.put(session, Event.model_validate(values | about))
 
     # Operators.
 

@@ -8,46 +8,32 @@ SQLite, which one process owns, they end with that process instead.
 import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    and_,
-    case,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlmodel import Session
 
-from ..db import JsonColumn, insert_new, is_postgresql
+from ..db import JsonColumn, after_commit, insert_new, is_postgresql
 from ..errors import LeaseLost
 
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 
 
-def job_table(metadata: MetaData) -> Table:
+def job_table(metadata: sa.MetaData) -> sa.Table:
     """Declare the table of jobs in a service's schema."""
     kinds: dict[str, Any] = {
-        "queue": String(32), "key": String(200), "grp": String(32), "state": String(8),
-        "priority": Integer, "sort_at": Float, "size": BigInteger, "payload": JsonColumn,
-        "created_at": Float, "not_before": Float, "lease_until": Float, "owner": String(64),
-        "token": Integer, "attempts": Integer, "error": Text, "trace": String(64),
+        "queue": sa.String(32), "key": sa.String(200), "grp": sa.String(32),
+        "state": sa.String(8), "priority": sa.Integer, "sort_at": sa.Float,
+        "size": sa.BigInteger, "payload": JsonColumn, "created_at": sa.Float,
+        "not_before": sa.Float, "lease_until": sa.Float, "owner": sa.String(64),
+        "token": sa.Integer, "attempts": sa.Integer, "error": sa.Text, "trace": sa.String(64),
     }  # fmt: skip
-    columns = [Column(name, kind, nullable=False) for name, kind in kinds.items()]
-    key = Column("id", Integer, primary_key=True)
-    return Table("job", metadata, key, *columns, UniqueConstraint("queue", "key"))
+    columns = [sa.Column(name, kind, nullable=False) for name, kind in kinds.items()]
+    key = sa.Column("id", sa.Integer, primary_key=True)
+    return sa.Table("job", metadata, key, *columns, sa.UniqueConstraint("queue", "key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,58 +67,79 @@ class Job:
 
 
 class JobQueue:
-    """The jobs of one service; all methods are functions of a session."""
+    """The jobs of one service; its methods are functions of a session."""
 
-    def __init__(self, table: Table, instance: str = "") -> None:
+    def __init__(self, table: sa.Table, instance: str = "") -> None:
         self.table = table
         self.owner = f"{instance[:24]}/{uuid.uuid4()}"
         self._served: dict[tuple[str, str], float] = {}
+        # The workshop's: may a new job start at once; start it; look for jobs.
+        self.may_start: Callable[[NewJob], bool] = lambda _: False
+        self.start: Callable[[Job], object] = lambda _: None
+        self.wake: Callable[[str], object] = lambda _: None
 
     @staticmethod
     def _now(session: Session) -> Any:
         if is_postgresql(session):
-            return func.extract("epoch", func.clock_timestamp())
+            return sa.func.extract("epoch", sa.func.clock_timestamp())
         # The host's monotonic clock: a stepped wall clock delays no retry.
         return time.monotonic()
+
+    def _lease(self, session: Session) -> dict[str, Any]:
+        until = self._now(session) + LEASE_SECONDS
+        return {"state": "leased", "owner": self.owner, "lease_until": until}
 
     def recover(self, session: Session) -> None:
         """At start on SQLite: take back what the dead process held."""
         if not is_postgresql(session):
             t = self.table.c
-            state = case((t.state == "leased", "ready"), else_=t.state)
+            state = sa.case((t.state == "leased", "ready"), else_=t.state)
             # Delays were on a clock that may have started anew with the host.
             values = {"state": state, "not_before": 0, "created_at": self._now(session)}
-            session.execute(update(self.table).values(values))
+            session.execute(sa.update(self.table).values(values))
 
     def put(self, session: Session, job: NewJob) -> bool:
-        """Add a job; False if one with its key is there already."""
-        now = self._now(session)
-        names = ("queue", "key", "grp", "payload", "priority", "sort_at", "size", "trace")
-        values: dict[str, Any] = {name: getattr(job, name) for name in names}
-        values |= {"state": "ready", "created_at": now, "not_before": now + job.delay}
-        values |= {"lease_until": 0.0, "owner": "", "token": 0, "attempts": 0, "error": ""}
-        return insert_new(session, self.table, values)
+        """Add a job; False if one with its key is there already.
+
+        Once that is committed the job starts, if nothing else waits, or wakes its lane.
+        """
+        at_once = not job.delay and self.may_start(job)
+        values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
+        values["not_before"] = values["created_at"] + values.pop("delay")
+        values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
+        values |= self._lease(session) if at_once else {}
+        if (number := insert_new(session, self.table, values, self.table.c.id)) is None:
+            return False
+        told = partial(self.wake, job.queue)
+        if at_once:
+            mine = {name: values[name] for name in Job.__slots__ if name != "id"}
+            told = partial(self.start, Job(id=number, **mine))
+        after_commit(session, told)
+        return True
 
     def claim(
         self, session: Session, queue: str, room: int | None = None,
         paused: frozenset[str] = frozenset(),
     ) -> Job | None:  # fmt: skip
-        """Take the next job: by priority, fair between groups, newest first."""
+        """Take the next job: by priority, fair between groups, newest first.
+
+        None if the next one is larger than `room`: no smaller one overtakes it for ever.
+        """
         t, now = self.table.c, self._now(session)
         free: Any = t.state == "ready"
         if is_postgresql(session):
-            free = or_(free, and_(t.state == "leased", t.lease_until < now))
-        can = and_(free, t.not_before <= now, t.size <= (sys.maxsize if room is None else room))
+            free = sa.or_(free, sa.and_(t.state == "leased", t.lease_until < now))
+        can = sa.and_(free, t.not_before <= now)
         group = self._next_group(session, queue, paused, can)
         if group is None:
             return None
-        pick = select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
-        pick = pick.order_by(t.priority, t.sort_at.desc(), t.id)
-        mine = {"state": "leased", "owner": self.owner, "token": t.token + 1}
+        pick = sa.select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
+        pick = pick.order_by(t.priority, t.sort_at.desc(), t.id).with_for_update(skip_locked=True)
+        fits = t.size <= (sys.maxsize if room is None else room)
         row = session.execute(
-            update(self.table)
-            .where(t.id == pick.with_for_update(skip_locked=True).scalar_subquery())
-            .values(mine | {"lease_until": now + LEASE_SECONDS})
+            sa.update(self.table)
+            .where(t.id == pick.scalar_subquery(), fits)
+            .values(self._lease(session) | {"token": t.token + 1})
             .returning(*(t[name] for name in Job.__slots__))
         ).first()
         if row is None:
@@ -144,15 +151,12 @@ class JobQueue:
         self, session: Session, queue: str, paused: frozenset[str], can: Any
     ) -> str | None:
         t = self.table.c
-        first, running = func.min(case((can, t.priority))), func.sum(
-            case((t.state == "leased", 1), else_=0)
-        )  # fmt: skip
-        rows = session.execute(
-            select(t.grp, first, running).where(t.queue == queue).group_by(t.grp)
-        )
+        first = sa.func.min(sa.case((can, t.priority)))
+        running = sa.func.sum(sa.case((t.state == "leased", 1), else_=0))
+        mine = sa.select(t.grp, first, running).where(t.queue == queue).group_by(t.grp)
         waiting = [
             (priority, leased, self._served.get((queue, grp), 0.0), grp)
-            for grp, priority, leased in rows
+            for grp, priority, leased in session.execute(mine)
             if priority is not None and grp not in paused
         ]
         return min(waiting)[3] if waiting else None
@@ -166,12 +170,11 @@ class JobQueue:
 
     def renew(self, session: Session, job: Job) -> None:
         """Keep the lease."""
-        until = self._now(session) + LEASE_SECONDS
-        self._settle(session, job, update(self.table).values(lease_until=until))
+        self._settle(session, job, sa.update(self.table).values(self._lease(session)))
 
     def finish(self, session: Session, job: Job) -> None:
         """The work is done, in this transaction."""
-        self._settle(session, job, delete(self.table))
+        self._settle(session, job, sa.delete(self.table))
 
     def again(
         self, session: Session, job: Job, delay: float | None, error: str, *, counts: bool
@@ -182,32 +185,33 @@ class JobQueue:
             "not_before": self._now(session) + (delay or 0), "error": error[:2000],
             "attempts": self.table.c.attempts + int(counts),
         }  # fmt: skip
-        self._settle(session, job, update(self.table).values(values))
+        self._settle(session, job, sa.update(self.table).values(values))
+        after_commit(session, partial(self.wake, job.queue))
 
     def unpark(self, session: Session, queue: str, key: str) -> bool:
         """An operator says: try again, from the first attempt."""
         t = self.table.c
-        mine = update(self.table).where(t.queue == queue, t.key == key, t.state != "leased")
+        mine = sa.update(self.table).where(t.queue == queue, t.key == key, t.state != "leased")
         result = session.execute(mine.values(state="ready", attempts=0, not_before=0))
+        after_commit(session, partial(self.wake, queue))
         return bool(result.rowcount)  # type: ignore[attr-defined]
 
     def drop(self, session: Session, queue: str, key: str) -> None:
         """Forget a job, whoever holds it (its lease is lost)."""
         t = self.table.c
-        session.execute(delete(self.table).where(t.queue == queue, t.key == key))
+        session.execute(sa.delete(self.table).where(t.queue == queue, t.key == key))
 
     def next_in(self, session: Session, queue: str) -> float | None:
         """Return the seconds until a waiting job is due, None if none waits."""
         t = self.table.c
-        due = func.min(t.not_before) - self._now(session)
-        found = session.scalar(select(due).where(t.queue == queue, t.state == "ready"))
+        due = sa.func.min(t.not_before) - self._now(session)
+        found = session.scalar(sa.select(due).where(t.queue == queue, t.state == "ready"))
         return None if found is None else max(0.0, float(found))
 
     def depths(self, session: Session) -> list[tuple[str, str, int, float]]:
         """Return (queue, state, how many, age in seconds of the oldest)."""
         t = self.table.c
-        age = self._now(session) - func.min(t.created_at)
-        rows = session.execute(
-            select(t.queue, t.state, func.count(), age).group_by(t.queue, t.state)
-        )
+        age = self._now(session) - sa.func.min(t.created_at)
+        counted = sa.select(t.queue, t.state, sa.func.count(), age).group_by(t.queue, t.state)
+        rows = session.execute(counted)
         return [(q, s, int(n), max(0.0, float(seconds))) for q, s, n, seconds in rows]

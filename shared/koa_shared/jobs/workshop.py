@@ -16,7 +16,7 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
-from .queue import LEASE_SECONDS, Job, JobQueue
+from .queue import LEASE_SECONDS, Job, JobQueue, NewJob
 
 logger = structlog.get_logger("koa_shared")
 
@@ -37,30 +37,43 @@ class Failure:
         return None if self.delay is None else utcnow() + timedelta(seconds=self.delay)
 
 
+def log_failure(_: Session, job: Job, failure: Failure) -> None:
+    """Note a failure that is not a frame's."""
+    why, parked = repr(failure.error), failure.delay is None
+    logger.error("Job failed", queue=job.queue, key=job.key, why=why, parked=parked)
+
+
 @dataclass
 class Lane:
     """One queue, who works on it, and what that work needs.
 
-    `failed` notes a failed attempt in its transaction, `settled` runs after it;
-    `budget` are bytes in flight; `paused` names the groups that are held back.
+    `failed` notes a failed attempt in its transaction; `budget` are bytes in flight;
+    `paused` names the groups that are held back.
     """
 
     queue: str
     handle: Callable[[Job], Awaitable[None]]
-    failed: Callable[[Session, Job, Failure], None]
+    failed: Callable[[Session, Job, Failure], None] = log_failure
     slots: int = 2
     needs: tuple[str, ...] = ()
     budget: int | None = None
     paused: Callable[[], frozenset[str]] = frozenset
-    settled: Callable[[], None] = lambda: None
     running: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     beat: float = field(default_factory=time.monotonic)
+    is_idle: bool = False  # the last look found nothing that waits for its turn
+
+    def room(self) -> int | None:
+        """Return the bytes that still fit; None is no limit (one job always fits)."""
+        if self.budget is None or not self.running:
+            return None
+        return self.budget - sum(job.size for job in self.running.values())
 
     def done(self, task: asyncio.Task[None]) -> None:
-        """A job's work has ended."""
+        """A job's work has ended; look for the next if one may wait."""
         del self.running[task]
-        self.woken.set()
+        if not self.is_idle:
+            self.woken.set()
 
 
 class Workshop:
@@ -69,7 +82,9 @@ class Workshop:
     def __init__(self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics) -> None:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._lanes: dict[str, Lane] = {}
-        self._insisting: set[asyncio.Task[None]] = set()
+        self._returning: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
         # Other replicas put jobs into the same PostgreSQL; SQLite is ours alone.
         self._idle = 30.0 if db.is_sqlite else 1.0
 
@@ -78,7 +93,7 @@ class Workshop:
         self._lanes |= {lane.queue: lane for lane in lanes}
 
     def wake(self, *queues: str) -> None:
-        """Jobs were put into these queues."""
+        """Something may have changed for these queues."""
         for queue in queues:
             self._lanes[queue].woken.set()
 
@@ -92,16 +107,46 @@ class Workshop:
         await self.db.write(self.queue.recover)
         loops = [asyncio.create_task(self._loop(lane)) for lane in self._lanes.values()]
         loops.append(asyncio.create_task(self._measure()))
+        self._is_open = True
         try:
             yield
         finally:
+            self._is_open = False
             for loop in loops:
                 loop.cancel()
-            tasks = [task for lane in self._lanes.values() for task in lane.running]
+            tasks = {task for lane in self._lanes.values() for task in lane.running}
+            tasks |= self._returning
             late = (await asyncio.wait(tasks, timeout=STOP_SECONDS))[1] if tasks else set()
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def _may_start(self, job: NewJob) -> bool:
+        """Guess, in any thread, whether a new job may start without a claim of its own."""
+        lane = self._lanes.get(job.queue)
+        return bool(self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots)
+
+    def _start(self, job: Job) -> None:
+        """Start a job that was put leased, or give it back if there is no room after all."""
+        lane = self._lanes[job.queue]
+        room = lane.room()
+        fits = (room is None or job.size <= room) and job.grp not in lane.paused()
+        if self._is_open and fits and self._wait(lane) == 0:
+            self._run(lane, job)
+        else:
+            lane.is_idle = False
+            self._give_back(job, "it waits for its turn")
+
+    def _run(self, lane: Lane, job: Job) -> None:
+        task = asyncio.create_task(self._work(lane, job))
+        lane.running[task] = job
+        task.add_done_callback(lane.done)
+
+    def _wait(self, lane: Lane) -> float:
+        """Return the seconds until a lane may take on one more job; 0 is now."""
+        # While a dependency is down one job at a time is the probe.
+        slots = 1 if self.circuits.open(lane.needs) else lane.slots
+        return self._idle if len(lane.running) >= slots else self.circuits.wait(lane.needs)
 
     async def _loop(self, lane: Lane) -> None:
         while True:
@@ -121,23 +166,16 @@ class Workshop:
 
     async def _turn(self, lane: Lane) -> float:
         """Claim one job if there is room; return how long to wait before the next."""
-        # While a dependency is down one job at a time is the probe.
-        slots = 1 if self.circuits.open(lane.needs) else lane.slots
-        if len(lane.running) >= slots:
-            return self._idle
-        if (wait := self.circuits.wait(lane.needs)) > 0:
+        lane.is_idle = False
+        if (wait := self._wait(lane)) > 0:
             return wait
-        room = None
-        if lane.budget is not None and lane.running:
-            room = lane.budget - sum(job.size for job in lane.running.values())
-        job = await self.db.write(self.queue.claim, lane.queue, room, lane.paused())
+        job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused())
         self.circuits["database"].succeeded()
         if job is not None:
-            task = asyncio.create_task(self._work(lane, job))
-            lane.running[task] = job
-            task.add_done_callback(lane.done)
+            self._run(lane, job)
             return 0.0
         due = await self.db.read(self.queue.next_in, lane.queue)
+        lane.is_idle = due != 0 and not lane.woken.is_set()
         # 0 is due since the claim looked, or held back by a pause or for want of room.
         return self._idle if due is None else min(self._idle, due or 0.25)
 
@@ -183,23 +221,23 @@ class Workshop:
             return "lease_lost"
         except DependencyDown:
             # The row stays leased; on PostgreSQL the lease runs out, on SQLite:
-            insisting = asyncio.create_task(self._insist(job))
-            self._insisting.add(insisting)  # the loop alone would not keep it
-            insisting.add_done_callback(self._insisting.discard)
+            self._give_back(job, "the database was away")
             return "unsettled"
 
     async def _again(self, job: Job, delay: float, error: str) -> None:
         await self.db.write(self.queue.again, job, delay, error, counts=False)
 
-    async def _insist(self, job: Job) -> None:
-        """Give a job back once the database can take it."""
-        with contextlib.suppress(LeaseLost):
-            while True:
-                with contextlib.suppress(DependencyDown):
-                    await self._again(job, 0.0, "the database was away")
-                    self.wake(job.queue)
-                    return
-                await asyncio.sleep(1)
+    def _give_back(self, job: Job, why: str) -> None:
+        async def insist() -> None:
+            with contextlib.suppress(LeaseLost):
+                while True:
+                    with contextlib.suppress(DependencyDown):
+                        return await self._again(job, 0.0, why)
+                    await asyncio.sleep(1)
+
+        task = asyncio.create_task(insist())
+        self._returning.add(task)  # the loop alone would not keep it
+        task.add_done_callback(self._returning.discard)
 
     async def _failed(self, lane: Lane, job: Job, error: Exception) -> str:
         attempt = job.attempts + 1
@@ -211,7 +249,6 @@ class Workshop:
             lane.failed(session, job, Failure(error, attempt, delay))
 
         await self.db.write(settle)
-        lane.settled()
         return "parked" if delay is None else "failed"
 
     async def _keep(self, job: Job) -> None:
@@ -226,12 +263,10 @@ class Workshop:
             with contextlib.suppress(DependencyDown):
                 rows = await self.db.read(self.queue.depths)
                 for queue in self._lanes:
-                    open_ = [
-                        (n, age) for q, state, n, age in rows if q == queue and state != "parked"
-                    ]
-                    metrics.depth.labels(service, queue).set(sum(n for n, _ in open_))
-                    oldest = max((age for _, age in open_), default=0.0)
+                    held = [row for row in rows if row[0] == queue and row[1] != "parked"]
+                    metrics.depth.labels(service, queue).set(sum(row[2] for row in held))
+                    oldest = max((row[3] for row in held), default=0.0)
                     metrics.oldest.labels(service, queue).set(oldest)
-                parked = sum(n for _, state, n, _ in rows if state == "parked")
+                parked = sum(row[2] for row in rows if row[1] == "parked")
                 metrics.parked.labels(service).set(parked)
             await asyncio.sleep(5)

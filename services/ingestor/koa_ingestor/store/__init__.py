@@ -1,6 +1,6 @@
 """The catalogue: all SQL of the ingestor; every method is a function of a session."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from koa_shared.contracts import (
     may_follow,
     utcnow,
 )
-from koa_shared.db import insert_new, is_postgresql, safe_json
+from koa_shared.db import after_commit, insert_new, is_postgresql, safe_json
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
 from koa_shared.web import Caller
@@ -28,20 +28,7 @@ from koa_shared.web import Caller
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
 from .reads import Reads
-from .schema import (
-    Audit,
-    EventSeen,
-    Frame,
-    NightSeen,
-    Prepared,
-    SourceSeen,
-    Stream,
-    Version,
-    jobs,
-    metadata,
-)
-
-__all__ = ["Frame", "Store", "jobs", "metadata"]
+from .schema import Audit, EventSeen, Frame, NightSeen, Prepared, SourceSeen, Stream, Version
 
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
@@ -49,8 +36,8 @@ EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 class Store(Reads):
     """Frames, versions, events and the stream."""
 
-    def __init__(self, queue: JobQueue) -> None:
-        self.queue = queue
+    def __init__(self, queue: JobQueue, published: Callable[[], object]) -> None:
+        self.queue, self._published = queue, published
 
     # What other services tell.
 
@@ -124,6 +111,7 @@ class Store(Reads):
         session.add(frame)
         session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=utcnow()))
         session.flush()
+        after_commit(session, self._published)
 
     def hand_over(self, session: Session, prepared: FilePrepared, trace: str) -> tuple[bool, Frame]:
         """Accept a prepared frame; the first for its generation wins."""

@@ -1,7 +1,7 @@
 """The preparer's workshop: read once, prepare, send once, hand over (design 6, 9)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from koa_shared.client import Ingestor, PeerRefused
 from koa_shared.contracts import (
     FilePrepared,
     Finding,
+    Product,
     RawFile,
     Severity,
     Status,
@@ -76,17 +77,16 @@ class Worker:
     metrics: PreparerMetrics
     workshop: Workshop
     columns: dict[str, tuple[Column, ...]]
-    told: Callable[[], None]
     held: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self.db, told = self.workshop.db, self.told
+        self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
         budget, needs = self.config.bytes_in_flight, ("s3",)
         self.workshop.add(
-            Lane("prepare", self.prepare, self._failed, 3, needs, budget, self._paused, told),
-            Lane("handover", self.hand_over, self._failed, 8, ("ingestor",), settled=told),
-            Lane("enrich", self.enrich, self._enrich_failed, 1),
+            Lane("prepare", self.prepare, self._failed, 3, needs, budget, self._paused),
+            Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
+            Lane("enrich", self.enrich, slots=1),
         )
 
     def _paused(self) -> frozenset[str]:
@@ -94,11 +94,12 @@ class Worker:
 
     async def prepare(self, job: Job) -> None:
         """Prepare one file and store its products; INVALID if the file is at fault."""
-        row = await self.db.write(self.store.start, job)
-        self.told()
+        row = await self.db.read(self.store.file_of, job)
         logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
         try:
-            raw = await self.reader.read(row, job)
+            # The start is put on record while the file is read.
+            reading, starting = self.reader.read(row, job), self.db.write(self.store.start, job)
+            raw, row = await asyncio.gather(reading, starting)
             async with asyncio.timeout(STEP_LIMIT):
                 await self._prepare(row, job, raw)
         except FrameFault as fault:
@@ -107,7 +108,6 @@ class Worker:
 
     async def _end(self, job: Job, status: Status, findings: list[Finding]) -> None:
         row = await self.db.write(self.store.end, job, status, findings)
-        self.told()
         self.metrics.frames.labels(row.instrument, status).inc()
         self._count(row, findings)
         why = findings[-1]
@@ -188,47 +188,42 @@ class Worker:
     async def _store(
         self, row: File, job: Job, raw: Raw, made: Made, pictures: list[Content]
     ) -> None:
-        """Send header + rest as one object while the small products are made."""
+        """Send header + rest as one object, and the small products beside it."""
         frame, koaid = made.frame, made.frame.identity.koaid
-        updates, facts = made.outcome.updates, frame.facts
-        header = await think(make.archived_header, raw.data, raw.structure, updates)
+        header = await think(make.archived_header, raw.data, raw.structure, made.outcome.updates)
         rest = raw.data[frame.hdus[0].data_start :]
-        now = utcnow()
-        timeline = made.timeline.merged(Timeline(process_end=now, transfer_start=now))
-        await self.db.write(
-            self.store.transferring, job, timeline, koaid=koaid,
-            facts=facts.model_dump(mode="json"), raw_sha256=made.raw.sha256,
-            read_size=made.raw.size, read_mtime_ns=raw.mtime_ns,
-        )  # fmt: skip
-        self.told()
-        shelf = Shelf(self, f"{row.frame_id}/{row.generation}/{job.token}")
-        size = len(header) + len(rest)
+        size, now = len(header) + len(rest), utcnow()
+        times = Timeline.model_validate(row.timeline or {})
+        times = times.merged(made.timeline).merged(Timeline(process_end=now, transfer_start=now))
+        fixed = {
+            "koaid": koaid, "facts": frame.facts.model_dump(mode="json"),
+            "raw_sha256": made.raw.sha256, "read_size": made.raw.size,
+            "read_mtime_ns": raw.mtime_ns,
+        }  # fmt: skip
         async with asyncio.TaskGroup() as group:
-            group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
+            group.create_task(self.db.write(self.store.transferring, job, times, **fixed))
+            shelf = Shelf(self, group, f"{row.frame_id}/{row.generation}/{job.token}")
+            main = group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
             columns = self.columns[row.instrument]
             small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
-            for content in (*pictures, *small):
-                group.create_task(shelf.put(content))
-        await shelf.put(make.md5_product(koaid, shelf.stored))
-        findings = [*made.findings, *remarks]
-        times = Timeline.model_validate(row.timeline or {}).merged(timeline)
-        prepared = FilePrepared(
-            frame_id=row.frame_id, generation=row.generation, attempt=job.token,
-            koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
-            path=row.path, utdatetime=frame.identity.ut, products=shelf.products,
-            raw=RawFile(size=made.raw.size, sha256=made.raw.sha256, md5=made.raw.md5),
-            metadata=core_metadata(frame, made.outcome, size),
-            header=make.read_header(header).as_list(),
-            program=program_of(frame, made.outcome), findings=findings, timeline=times,
-        )  # fmt: skip
-        await shelf.put(make.manifest(prepared))
+            await asyncio.gather(main, *map(shelf.put, (*pictures, *small)))
+            await shelf.put(make.md5_product(koaid, shelf.digests))
+            findings = [*made.findings, *remarks]
+            prepared = FilePrepared(
+                frame_id=row.frame_id, generation=row.generation, attempt=job.token,
+                koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
+                path=row.path, utdatetime=frame.identity.ut, products=shelf.products,
+                raw=RawFile(size=made.raw.size, sha256=made.raw.sha256, md5=made.raw.md5),
+                metadata=core_metadata(frame, made.outcome, size),
+                header=make.read_header(header).as_list(),
+                program=program_of(frame, made.outcome), findings=findings, timeline=times,
+            )  # fmt: skip
+            await shelf.put(make.manifest(prepared))
         times = times.merged(Timeline(transfer_end=utcnow()))
         last = {"products": shelf.products, "timeline": times}
+        enrich_in = ENRICH_FIRST if frame.facts.missing else None
         prepared = prepared.model_copy(update=last)
-        enrich_in = ENRICH_FIRST if facts.missing else None
         await self.db.write(self.store.transferred, job, prepared, enrich_in)
-        self.workshop.wake("handover", "enrich")
-        self.told()
         self.metrics.bytes_read.labels(row.instrument).inc(made.raw.size)
         self._count(row, findings)
 
@@ -280,33 +275,25 @@ class Worker:
         told = {"program": program_of(frame, outcome), "weather": weather or None}
         facts = now.model_dump(mode="json")
         await self.db.write(self.store.enriched, job, facts, **told)
-        self.told()
-
-    def _enrich_failed(self, _: Session, job: Job, failure: Failure) -> None:
-        logger.warning("Frame not enriched", key=job.key, why=str(failure.error))
 
 
 class Shelf:
-    """One attempt's place in staging, and what lies there already."""
+    """One attempt's place in staging, and what lies there or is on its way."""
 
-    def __init__(self, worker: Worker, prefix: str) -> None:
+    def __init__(self, worker: Worker, group: asyncio.TaskGroup, prefix: str) -> None:
         self._objects, self._bucket = worker.objects, worker.config.staging_bucket
-        self._prefix = prefix
-        self._roles: dict[str, str] = {}
-        self.stored: dict[str, Digests] = {}
+        self._group, self._prefix = group, prefix
+        self._kept: dict[str, Product] = {}
+        self.digests: dict[str, Digests] = {}
 
     async def put(self, content: Content) -> None:
-        """Store one product and take its digests, side by side."""
-        sending = self._objects.put(
-            self._bucket, f"{self._prefix}/{content.name}", *content.buffers
-        )
-        _, found = await asyncio.gather(sending, think(make.digests, *content.buffers))
-        self._roles[content.name], self.stored[content.name] = content.role, found
+        """Begin to send a product, in the group; return once its digests are known."""
+        name, key = content.name, f"{self._prefix}/{content.name}"
+        self._group.create_task(self._objects.put(self._bucket, key, *content.buffers))
+        self.digests[name] = found = await think(make.digests, *content.buffers)
+        self._kept[name] = make.product(name, content.role, key, found)
 
     @property
-    def products(self) -> list[Any]:
-        """What lies there, as the contract tells it."""
-        return [
-            make.product(name, self._roles[name], f"{self._prefix}/{name}", found)
-            for name, found in sorted(self.stored.items())
-        ]
+    def products(self) -> list[Product]:
+        """The products, as the contract tells them."""
+        return [self._kept[name] for name in sorted(self._kept)]
