@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from mimetypes import guess_type
+from pathlib import PurePath
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -22,26 +23,19 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     Raises RangeNotSatisfiable when the range lies outside.
     """
     match = _RANGE.match(header or "")
-    if match is None or match.groups() == ("", ""):
+    first, last = match.groups() if match else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
         return None
-    first, last = match.groups()
-    if first and last and int(last) < int(first):
-        return None
-    if first == "":
-        length = min(int(last), size)
-        start = size - length
-    else:
-        start = int(first)
-        length = min(int(last) if last else size - 1, size - 1) - start + 1
-    if length <= 0 or start >= size:
+    start = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if start >= end:
         raise RangeNotSatisfiable(f"{header} of {size} bytes")
-    return start, length
+    return start, end - start
 
 
 def media_type(name: str) -> str:
     """Return the media type of a product by its name."""
-    suffix = "." + name.rsplit(".", 1)[-1]
-    return TYPES.get(suffix) or guess_type(name)[0] or "application/octet-stream"
+    return TYPES.get(PurePath(name).suffix) or guess_type(name)[0] or "application/octet-stream"
 
 
 async def send(
