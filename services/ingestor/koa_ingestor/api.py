@@ -16,7 +16,6 @@ from koa_shared.web import AnyCaller, Caller, Operator, Producer
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NotArchived, Proprietary
-from .pipeline import archive_key
 from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
@@ -98,11 +97,10 @@ async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
 @router.get("/frames/{name}/timeline", summary="A frame's events, in order")
 async def timeline(name: str, ctx: Ctx, caller: AnyCaller) -> list[dict[str, Any]]:
     """Return when which service said what; of which generation, if you see the frame whole."""
-    row = await ctx.db.read(ctx.store.find, name)
+    row, history = await ctx.db.read(ctx.store.history, name)
     is_open = is_open_to(caller, row.semid, row.release_date)
     shown = {"service", "seq", "at", "status", "step"} | ({"generation"} if is_open else set())
-    rows = await ctx.db.read(ctx.store.history, row.frame_id)
-    return [event.model_dump(mode="json", include=shown) for event in rows]
+    return [event.model_dump(mode="json", include=shown) for event in history]
 
 
 async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> Any:
@@ -117,29 +115,16 @@ async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
 Archived = Annotated[Any, Depends(_archived)]
 
 
-async def _send(
-    ctx: Any, archived: Any, key: str, value: str, range_: str | None = None
-) -> StreamingResponse:
-    """Stream the first product whose `key` (name, role) is `value`."""
-    row, held = archived
-    product = next((p for p in held.products if p[key] == value), None)
-    if product is None:
-        raise NotArchived(f"{held.koaid} has no product with the {key} {value!r}")
-    where = (row.instrument, row.level, held.koaid, held.version)
-    place = (ctx.config.archive_bucket, archive_key(where, product["name"]))
-    return await send(ctx.objects, place, product, range_)
-
-
 @router.get("/frames/{name}/file", summary="The FITS file; ranges are served")
 async def get_file(ctx: Ctx, archived: Archived, range_: Range = None) -> StreamingResponse:
     """Stream the level-0 FITS file."""
-    return await _send(ctx, archived, "role", "fits", range_)
+    return await send(ctx, archived, ("role", "fits"), range_)
 
 
 @router.get("/frames/{name}/preview", summary="The preview, a JPEG")
 async def get_preview(ctx: Ctx, archived: Archived) -> StreamingResponse:
     """Stream the first preview."""
-    return await _send(ctx, archived, "role", "preview")
+    return await send(ctx, archived, ("role", "preview"))
 
 
 @router.get("/frames/{name}/products/{product}", summary="One product by its name")
@@ -147,19 +132,21 @@ async def get_product(
     ctx: Ctx, archived: Archived, product: str, range_: Range = None
 ) -> StreamingResponse:
     """Stream any product of the frame."""
-    return await _send(ctx, archived, "name", product, range_)
+    return await send(ctx, archived, ("name", product), range_)
 
 
 @router.get("/frames/{name}/header", summary="The header: [keyword, value, comment]")
 async def get_header(archived: Archived) -> list[list[Any]]:
     """Return the archived primary header, in order, repeats kept."""
-    return list(archived[1].header)
+    _, held = archived
+    return list(held.header)
 
 
 @router.get("/frames/{name}/metadata", summary="The catalogue's core columns")
 async def get_metadata(archived: Archived) -> dict[str, Any]:
     """Return the core columns with their types; RA and Dec in degrees."""
-    return dict(archived[1].core)
+    _, held = archived
+    return dict(held.core)
 
 
 async def _reopen(ctx: Any, row: Any, verb: str, caller: Caller, why: str) -> Any:

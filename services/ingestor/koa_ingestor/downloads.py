@@ -8,9 +8,10 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from koa_shared.objects import ObjectMissing, ObjectStore
+from koa_shared.objects import ObjectMissing
 
 from .errors import NotArchived, RangeNotSatisfiable
+from .pipeline import archive_key
 
 TYPES = {".fits": "application/fits", ".table": "text/plain", ".tbl": "text/plain"}
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
@@ -39,13 +40,18 @@ def media_type(name: str) -> str:
 
 
 async def send(
-    objects: ObjectStore, place: tuple[str, str], product: dict[str, Any], range_: str | None
+    context: Any, archived: tuple[Any, Any], wanted: tuple[str, str], range_: str | None = None
 ) -> StreamingResponse:
-    """Return the response that streams the product kept at `place` (bucket, key)."""
+    """Stream the first product that is `wanted`: ("name", ...) or ("role", ...)."""
+    (frame, held), (key, value) = archived, wanted
+    product = next((p for p in held.products if p[key] == value), None)
+    if product is None:
+        raise NotArchived(f"{held.koaid} has no product with the {key} {value!r}")
     name, size = product["name"], product["size"]
+    where = archive_key((frame.instrument, frame.level, held.koaid, held.version), name)
     part = byte_range(range_, size)
     start, length = part or (0, size)
-    chunks = objects.stream(*place, start, length)
+    chunks = context.objects.stream(context.config.archive_bucket, where, start, length)
     try:
         first = await anext(chunks, b"")
     except ObjectMissing as error:

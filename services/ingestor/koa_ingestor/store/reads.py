@@ -31,18 +31,14 @@ class Reads:
             return frame
         raise UnknownFrame(f"no frame {name!r}")
 
-    def version(self, session: Session, frame: Frame, number: int | None) -> Version | None:
-        """Return a committed version of the frame's KOAID, the frame's by default."""
+    def holding(
+        self, session: Session, name: str, number: int | None = None
+    ) -> tuple[Frame, Version | None]:
+        """Return a committed version, the frame's by default, and whose it is: who may see it."""
+        frame = self.find(session, name)
         wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
         kept = select(Version).where(col(Version.committed_at).is_not(None))
-        return session.exec(kept.filter_by(**wanted)).first()
-
-    def holding(
-        self, session: Session, name: str, number: int | None
-    ) -> tuple[Frame, Version | None]:
-        """Return a version and the frame it is of, which decides who sees it."""
-        frame = self.find(session, name)
-        held = self.version(session, frame, number)
+        held = session.exec(kept.filter_by(**wanted)).first()
         return (session.get_one(Frame, held.frame_id) if held else frame), held
 
     def frames(
@@ -67,10 +63,11 @@ class Reads:
         last = rows[limit - 1]
         return rows[:limit], f"{last.acquired.timestamp()}_{last.frame_id}"
 
-    def history(self, session: Session, frame_id: str) -> list[EventSeen]:
-        """Return the events of a frame, in their order."""
-        mine = select(EventSeen).filter_by(frame_id=frame_id)
-        return list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
+    def history(self, session: Session, name: str) -> tuple[Frame, list[EventSeen]]:
+        """Return a frame and its events, in their order."""
+        frame = self.find(session, name)
+        mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
+        return frame, list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
 
     def sources(self, session: Session) -> list[SourceSeen]:
         """Return the last report about every source."""
