@@ -14,7 +14,16 @@ from koa_ingestor.api import _entries
 from koa_ingestor.app import Ingestor, create_app
 from koa_ingestor.catalog import is_open_to
 from koa_ingestor.config import Config
-from koa_shared.contracts import Event, EventBatch, FilePrepared, FileWritten, Timeline, utcnow
+from koa_shared.contracts import (
+    Event,
+    EventBatch,
+    FilePrepared,
+    FileWritten,
+    Finding,
+    Status,
+    Timeline,
+    utcnow,
+)
 from koa_shared.db import Database
 from koa_shared.web import Caller
 
@@ -194,6 +203,55 @@ async def test_the_stream_goes_through_the_same_view(site: Site, frame: Frame) -
     assert SECRET not in told["public"]
     assert SECRET in told["owner"]
     assert "event: COMPLETE" in told["public"]
+
+
+async def test_the_timeline_tells_generations_to_whom_the_frame_is_open(
+    site: Site, frame: Frame, new_event: New, new_file: New
+) -> None:
+    prepared = frame(FUTURE)
+    file = new_file(path=prepared.path).model_copy(update={"frame_id": prepared.frame_id})
+    await site.archive(prepared, new_event(file, "QUEUED", 0, service="monitor"))
+    public = {
+        "service": "monitor", "seq": 0, "at": "2025-12-08T12:00:00.000Z",
+        "status": "QUEUED", "step": "queued",
+    }  # fmt: skip
+    for name in (KOAID, prepared.frame_id):
+        for token in ("", "other", "make"):
+            assert (await site.get(f"/v1/frames/{name}/timeline", token)).json() == [public]
+        for token in ("owner", "run"):
+            whole = (await site.get(f"/v1/frames/{name}/timeline", token)).json()
+            assert whole == [public | {"generation": 1}]
+
+
+async def test_a_conflict_is_handed_over_decided_and_on_record(site: Site, frame: Frame) -> None:
+    async def post(path: str, body: Any, token: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return await site.http.post(path, json=body, headers=headers)
+
+    async def order(verb: str, **body: str) -> tuple[int, str]:
+        answer = await post(f"/v1/frames/{other.frame_id}/{verb}", body, "run")
+        return answer.status_code, answer.json().get("code") or answer.json()["status"]
+
+    await site.archive(frame(FUTURE))
+    other = frame(PAST, "other.fits", raw="b")
+    handed = [await post("/v1/frames", other.model_dump(mode="json"), "make") for _ in range(2)]
+    assert [answer.status_code for answer in handed] == [202, 200]
+    assert handed[0].json() == {
+        "frame_id": other.frame_id, "generation": 1, "status": "TRANSFERRED"
+    }  # fmt: skip
+    assert await order("accept", **{"as": "version"}) == (409, "conflict")
+    job = await site.db.write(site.store.queue.claim, "ingest")
+    assert job is not None
+    why = {"code": "DUPLICATE_KOAID", "severity": "invalid", "step": "claim", "message": ""}
+    finding, status = Finding.model_validate(why), Status.INVALID
+    await site.db.write(site.store.end, job, finding, status)
+    assert await order("retry") == (409, "conflict")
+    assert await order("accept", why="no decision") == (422, "invalid_request")
+    assert await order("accept", **{"as": "padded"}) == (409, "needs_reprocess")
+    assert await order("accept", **{"as": "version", "why": "same"}) == (200, "TRANSFERRED")
+    [deed] = (await site.get("/v1/audit", "run")).json()
+    assert (deed["verb"], deed["who"], deed["why"]) == ("accept", "run", "same")
+    assert deed["at"].endswith("Z")
 
 
 async def test_what_is_told_of_a_night(site: Site, frame: Frame) -> None:

@@ -257,11 +257,11 @@ async def test_nothing_is_visible_before_the_commit(
     frame = await frame_of(db, store, prepared.frame_id)
     assert (frame.status, frame.version, frame.products) == ("INGESTING", None, [])
     for number in (None, 1):
-        assert await db.read(store.version, frame, number) is None
+        assert (await db.read(store.holding, frame.frame_id, number))[1] is None
     await db.write(store.commit, job, prepared, 1, Timeline(copy_end=NOON))
     frame = await frame_of(db, store, KOAID)
     assert (frame.frame_id, frame.status, frame.version) == (prepared.frame_id, "COMPLETE", 1)
-    kept = await db.read(store.version, frame, None)
+    kept = (await db.read(store.holding, frame.frame_id, None))[1]
     assert kept is not None
     assert kept.header == [["SIMPLE", True, ""]]
     assert kept.committed_at == datetime.fromisoformat(frame.timeline["available"])
@@ -291,12 +291,12 @@ async def test_a_new_generation_is_the_next_version_and_the_old_stays(
     assert await archive(db, store, new_prepared(file, 2)) == 2
     frame = await frame_of(db, store, KOAID)
     assert (frame.version, frame.generation) == (2, 2)
-    old, new = [await db.read(store.version, frame, number) for number in (1, 2)]
+    old, new = [(await db.read(store.holding, frame.frame_id, number))[1] for number in (1, 2)]
     assert old is not None
     assert new is not None
     assert (old.generation, new.generation) == (1, 2)
     assert old.products[0]["key"] != new.products[0]["key"]
-    assert await db.read(store.version, frame, 3) is None
+    assert (await db.read(store.holding, frame.frame_id, 3))[1] is None
 
 
 async def test_a_version_that_never_became_one_makes_room(

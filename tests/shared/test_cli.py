@@ -221,17 +221,34 @@ def test_release_and_reprocess_send_only_what_was_given(desk: Desk) -> None:
     assert desk.asked[-1][1] == {"why": "", "progid": "U294"}
 
 
-def test_parked_frames_are_listed_once(desk: Desk) -> None:
+def test_parked_frames_of_both_services_are_asked_of_the_ingestor(desk: Desk) -> None:
     own = frame(Status.ERROR, step="promote", frame_id=OTHER).model_dump(mode="json")
     early = frame(Status.ERROR).model_dump(mode="json")
-    desk.answers["GET /preparer/v1/parked"] = 200, [early]
     desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [early, own], "next": None}
     assert [row["frame_id"] for row in answer(desk.env, "parked")] == [ID, OTHER]
     lines = koa(desk.env, "parked").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["frame_id", ID, OTHER]
-    desk.answers["GET /preparer/v1/parked"] = 200, []
     desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [], "next": None}
     assert koa(desk.env, "parked").stdout == "none\n"
+
+
+def test_accept_goes_on_with_the_same_frame(desk: Desk) -> None:
+    desk.knows(frame(Status.INVALID))
+    desk.refuses(f"POST /ingestor/v1/frames/{ID}/accept", 409, "needs_reprocess")
+    desk.takes("preparer", "reprocess")
+    said = answer(desk.env, "accept", ID, "--as", "padded", "--why", "another")
+    assert said["service"] == "preparer"
+    assert desk.asked[-1][1] == {"why": "another", "fraction": "padded"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("esi", "monitor/v1/sources"), ("ESI", "preparer/v1/instruments")]
+)
+def test_pause_is_of_a_source_or_in_capitals_of_an_instrument(
+    desk: Desk, name: str, path: str
+) -> None:
+    desk.answers[f"POST /{path}/{name}/pause"] = 200, {"paused": True}
+    assert answer(desk.env, "pause", name) == {"paused": True}
 
 
 def test_triggers_are_a_table_without_empty_columns(desk: Desk) -> None:
@@ -353,7 +370,8 @@ def test_a_wrong_setting_is_told(setting: dict[str, str], part: str) -> None:
     [
         (("status", "n1.fits"), 50003, "INGESTOR"),
         (("watch",), 50003, "INGESTOR"),
-        (("parked",), 50002, "PREPARER"),
+        (("parked",), 50003, "INGESTOR"),
+        (("pause", "ESI"), 50002, "PREPARER"),
         (("submit", PATH), 50001, "MONITOR"),
     ],
 )
@@ -480,7 +498,7 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     until(env, frame_id, "COMPLETE")
     unknown = koa(env, "pause", "kcwi_green")
     assert unknown.exit_code == 1
-    assert unknown.stderr.startswith("koa: unknown_instrument: ")
+    assert "404 unknown_source: no source 'kcwi_green'" in unknown.stderr
 
 
 @SIM

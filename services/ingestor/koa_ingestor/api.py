@@ -4,31 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
 
 from koa_shared import logs
-from koa_shared.contracts import (
-    Accepted,
-    EventBatch,
-    FilePrepared,
-    FrameView,
-    Level,
-    Page,
-    Status,
-    Time,
-)
+from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Level, Page, Status
 from koa_shared.errors import Conflict
 from koa_shared.web import AnyCaller, Caller, Operator, Producer
 
 from .catalog import is_open_to, view
 from .downloads import send
-from .errors import NeedsReprocess, NotArchived, Proprietary
-from .pipeline import archive_key
+from .errors import NotArchived, Proprietary
+from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
-IDLE = 15.0  # s between comments that keep a quiet stream open
+# Seconds between comments that keep a quiet stream open; on PostgreSQL other replicas
+# publish too, and nobody tells.
+IDLE, IDLE_WITH_REPLICAS = 15.0, 1.0
 
 
 def _context(request: Request) -> Any:
@@ -37,45 +30,19 @@ def _context(request: Request) -> Any:
 
 Ctx = Annotated[Any, Depends(_context)]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
+Range = Annotated[str | None, Header(alias="range")]
+Why = Annotated[str, Body(embed=True, description="the reason, for the record")]
+As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
 
-class Why(BaseModel):
-    """An operator's reason."""
-
-    why: str = ""
-
-
-class Accept(Why):
-    """What a frame with a taken KOAID is: the same exposure, or another one."""
-
-    as_: Literal["version", "padded"] = "version"
-    model_config = {"alias_generator": lambda name: name.rstrip("_")}
-
-
-class HistoryEntry(BaseModel):
-    """One event of a frame's life."""
-
-    service: str
-    seq: int
-    generation: int
-    at: Time
-    status: str
-    step: str
-
-
-@router.post("/frames", status_code=202, summary="A frame's products lie in staging")
-async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Response) -> Accepted:
+@router.post("/frames", status_code=202, response_model=Accepted, summary="Products are staged")
+async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Response) -> Any:
     """202: accepted, durable here. 200: known already."""
     fresh, row = await ctx.db.write(ctx.store.hand_over, frame, logs.traceparent())
     ctx.published()
     ctx.wake("ingest")
     response.status_code = 202 if fresh else 200
-    return _accepted(row)
-
-
-def _accepted(row: Any) -> Accepted:
-    status = Status(row.status)
-    return Accepted(frame_id=row.frame_id, generation=row.generation, status=status)
+    return row
 
 
 @router.post("/events", summary="What happened to frames, sources, directories")
@@ -105,155 +72,128 @@ class Filters(BaseModel):
     cursor: str | None = None
 
 
-async def _page(ctx: Any, filters: Filters, caller: Caller) -> Page[FrameView]:
-    wanted = filters.model_dump(exclude={"cursor"})
-    rows, more = await ctx.db.read(ctx.store.frames, wanted, caller, filters.cursor)
-    return Page[FrameView](items=[view(row.model_dump(), caller) for row in rows], next=more)
-
-
 @router.get("/frames", summary="Frames, newest acquired first")
 async def list_frames(
     ctx: Ctx, caller: AnyCaller, filters: Annotated[Filters, Query()]
 ) -> Page[FrameView]:
     """Return one page of frames, each as you may see it."""
-    return await _page(ctx, filters, caller)
+    wanted = filters.model_dump(exclude={"cursor"})
+    rows, more = await ctx.db.read(ctx.store.frames, wanted, caller, filters.cursor)
+    return Page(items=[view(row.model_dump(), caller) for row in rows], next=more)
 
 
 @router.get("/frames/{name}", summary="One frame, by frame_id or KOAID")
 async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> FrameView:
     """Return a frame as you may see it; `version` for an earlier one."""
-    row, old = await ctx.db.read(ctx.store.holding, name, version)
+    row, held = await ctx.db.read(ctx.store.holding, name, version)
     values = row.model_dump()
     if version is not None:
-        if old is None:
+        if held is None:
             raise NotArchived(f"{name} has no version {version}")
-        values |= {"version": version, "products": old.products, "core": old.core}
+        values |= held.model_dump(include={"version", "products", "core"})
     return view(values, caller)
 
 
 @router.get("/frames/{name}/timeline", summary="A frame's events, in order")
-async def timeline(name: str, ctx: Ctx, _: AnyCaller) -> list[HistoryEntry]:
-    """Return when which service said what about the frame."""
-    row = await ctx.db.read(ctx.store.find, name)
-    rows = await ctx.db.read(ctx.store.history, row.frame_id)
-    return [HistoryEntry.model_validate(r.model_dump()) for r in rows]
+async def timeline(name: str, ctx: Ctx, caller: AnyCaller) -> list[dict[str, Any]]:
+    """Return when which service said what; of which generation, if you see the frame whole."""
+    row, history = await ctx.db.read(ctx.store.history, name)
+    is_open = is_open_to(caller, row.semid, row.release_date)
+    shown = {"service", "seq", "at", "status", "step"} | ({"generation"} if is_open else set())
+    return [event.model_dump(mode="json", include=shown) for event in history]
 
 
-class Archived:
-    """The version that holds a frame, for a caller who may have it."""
-
-    def __init__(self, row: Any, held: Any, ctx: Any) -> None:
-        self.row, self.held, self.ctx = row, held, ctx
-
-    async def send(self, key: str, value: str, range_: str | None = None) -> StreamingResponse:
-        """Stream the first product whose `key` (name, role) is `value`."""
-        held, row = self.held, self.row
-        product = next((p for p in held.products if p[key] == value), None)
-        if product is None:
-            raise NotArchived(f"{held.koaid} has no product with the {key} {value!r}")
-        where = (row.instrument, row.level, held.koaid, held.version)
-        bucket = self.ctx.config.archive_bucket
-        place = (bucket, archive_key(where, product["name"]))
-        return await send(self.ctx.objects, place, product, range_)
-
-
-async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> Archived:
+async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> Any:
     row, held = await ctx.db.read(ctx.store.holding, name, version)
     if not is_open_to(caller, row.semid, row.release_date):
         raise Proprietary("a token that names the frame's program is needed")
     if held is None:
         raise NotArchived(f"{name} is {row.status}, not archived")
-    return Archived(row, held, ctx)
+    return row, held
 
 
-Holding = Annotated[Archived, Depends(_archived)]
-Range = Annotated[str | None, Header(alias="range")]
+Archived = Annotated[Any, Depends(_archived)]
 
 
 @router.get("/frames/{name}/file", summary="The FITS file; ranges are served")
-async def get_file(frame: Holding, range_: Range = None) -> StreamingResponse:
+async def get_file(ctx: Ctx, archived: Archived, range_: Range = None) -> StreamingResponse:
     """Stream the level-0 FITS file."""
-    return await frame.send("role", "fits", range_)
+    return await send(ctx, archived, ("role", "fits"), range_)
 
 
 @router.get("/frames/{name}/preview", summary="The preview, a JPEG")
-async def get_preview(frame: Holding) -> StreamingResponse:
+async def get_preview(ctx: Ctx, archived: Archived) -> StreamingResponse:
     """Stream the first preview."""
-    return await frame.send("role", "preview")
+    return await send(ctx, archived, ("role", "preview"))
 
 
 @router.get("/frames/{name}/products/{product}", summary="One product by its name")
-async def get_product(frame: Holding, product: str, range_: Range = None) -> StreamingResponse:
+async def get_product(
+    ctx: Ctx, archived: Archived, product: str, range_: Range = None
+) -> StreamingResponse:
     """Stream any product of the frame."""
-    return await frame.send("name", product, range_)
+    return await send(ctx, archived, ("name", product), range_)
 
 
 @router.get("/frames/{name}/header", summary="The header: [keyword, value, comment]")
-async def get_header(frame: Holding) -> list[list[Any]]:
+async def get_header(archived: Archived) -> list[list[Any]]:
     """Return the archived primary header, in order, repeats kept."""
-    return list(frame.held.header)
+    _, held = archived
+    return list(held.header)
 
 
 @router.get("/frames/{name}/metadata", summary="The catalogue's core columns")
-async def get_metadata(frame: Holding) -> dict[str, Any]:
+async def get_metadata(archived: Archived) -> dict[str, Any]:
     """Return the core columns with their types; RA and Dec in degrees."""
-    return dict(frame.held.core)
+    _, held = archived
+    return dict(held.core)
 
 
-@router.post("/frames/{frame_id}/retry", summary="Try a parked frame again")
-async def retry(frame_id: str, ctx: Ctx, caller: Operator, order: Why | None = None) -> Accepted:
-    """An ERROR of the ingestor goes on from the first attempt."""
-    return await _reopen(ctx, frame_id, "retry", caller, order or Why())
-
-
-@router.post("/frames/{frame_id}/accept", summary="Decide a KOAID conflict")
-async def accept(frame_id: str, ctx: Ctx, caller: Operator, order: Accept) -> Accepted:
-    """`version`: the same exposure, rewritten. `padded`: another exposure."""
-    if order.as_ == "padded":
-        await _may_reopen(ctx, frame_id, "accept")
-        raise NeedsReprocess(
-            "the padded KOAID is written into the products: POST "
-            f'/v1/frames/{frame_id}/reprocess {{"fraction": "padded"}} on the preparer'
-        )
-    return await _reopen(ctx, frame_id, "accept", caller, order)
-
-
-REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
-
-
-async def _may_reopen(ctx: Any, frame_id: str, verb: str) -> Any:
-    status, code = REOPENS[verb]
-    row = await ctx.db.read(ctx.store.find, frame_id)
-    if row.status != status or (code and code not in {f["code"] for f in row.findings}):
-        raise Conflict(f"{verb} is for frames that are {status} {code or ''}".strip())
+async def _reopen(ctx: Any, row: Any, verb: str, caller: Caller, why: str) -> Any:
+    row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, why)
+    ctx.published()
+    ctx.wake("ingest")
     return row
 
 
-async def _reopen(ctx: Any, frame_id: str, verb: str, caller: Caller, order: Why) -> Accepted:
-    row = await _may_reopen(ctx, frame_id, verb)
-    row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, order.why)
-    ctx.published()
-    ctx.wake("ingest")
-    return _accepted(row)
+@router.post("/frames/{name}/retry", response_model=Accepted, summary="Try a parked frame again")
+async def retry(name: str, ctx: Ctx, caller: Operator, why: Why = "") -> Any:
+    """An ERROR of the ingestor goes on from the first attempt."""
+    row = await ctx.db.read(ctx.store.find, name)
+    if row.status != Status.ERROR:
+        raise Conflict(f"retry is for frames that are ERROR, this one is {row.status}")
+    return await _reopen(ctx, row, "retry", caller, why)
+
+
+@router.post("/frames/{name}/accept", response_model=Accepted, summary="Decide a KOAID conflict")
+async def accept(name: str, ctx: Ctx, caller: Operator, as_: As, why: Why = "") -> Any:
+    """`version`: the same exposure, rewritten. `padded`: another exposure."""
+    row = await ctx.db.read(ctx.store.find, name)
+    codes = {finding["code"] for finding in row.findings}
+    if row.status != Status.INVALID or "DUPLICATE_KOAID" not in codes:
+        raise Conflict("accept is for frames that are INVALID DUPLICATE_KOAID")
+    if as_ == "padded":
+        order = f'POST /v1/frames/{row.frame_id}/reprocess {{"fraction": "padded"}} on the preparer'
+        raise Conflict(f"the products hold the KOAID: {order}", code="needs_reprocess")
+    return await _reopen(ctx, row, "accept", caller, why)
 
 
 @router.get("/parked", summary="Frames that wait for an operator")
 async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
     """Return the frames that are ERROR."""
-    return await _page(ctx, Filters(status=Status.ERROR, limit=1000), caller)
+    return await list_frames(ctx, caller, Filters(status=Status.ERROR, limit=1000))
 
 
 @router.get("/audit", summary="What operators did")
-async def audit(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
+async def audit(ctx: Ctx, _: Operator) -> list[Audit]:
     """Return the last 200 deeds: who, when, why, what changed."""
-    return [row.model_dump() for row in await ctx.db.read(ctx.store.audits)]
+    return list(await ctx.db.read(ctx.store.audits))
 
 
 @router.get("/sources", summary="The last report about every keyword source")
 async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     """Return the sources of all monitors."""
-    rows = await ctx.db.read(ctx.store.sources)
-    return [row.state | {"at": row.at} for row in rows]
+    return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
 
 
 @router.get("/nights/{date}", summary="A night's counts")
@@ -272,16 +212,16 @@ async def stream(
     """Send each change of a frame, as you may see it; `event` is its status."""
     last = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    entries = _entries(ctx, caller, last)
-    return StreamingResponse(entries, 200, headers, "text/event-stream")
+    return StreamingResponse(_entries(ctx, caller, last), 200, headers, "text/event-stream")
 
 
 async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
     if last is None:
         last = await ctx.db.read(ctx.store.stream_end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
+    idle = IDLE if ctx.db.is_sqlite else IDLE_WITH_REPLICAS
     while True:
-        changed = ctx.change()
+        changed = ctx.changed
         rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
         if oldest > last + 1:
             yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
@@ -291,7 +231,7 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
             last = entry.id
         if not rows:
             try:
-                async with asyncio.timeout(ctx.idle(IDLE)):
+                async with asyncio.timeout(idle):
                     await changed.wait()
             except TimeoutError:
                 yield ": \n\n"

@@ -27,25 +27,16 @@ class Ingestor(service.Service):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, jobs, IngestorMetrics())
-        self.store = Store(self.queue)
-        self.objects = ObjectStore(config, config.ca_file)
+        self.store, self.objects = Store(self.queue), ObjectStore(config, config.ca_file)
         self.worker = Worker(
             config, self.store, self.objects, self.metrics, self.workshop, self.published
         )
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()  # set, and replaced, when the stream grows
 
     def published(self) -> None:
-        """The stream grew: wake everyone who reads it."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def change(self) -> asyncio.Event:
-        """Return what is set when the stream grows."""
-        return self._changed
-
-    def idle(self, longest: float) -> float:
-        """Return how long a stream may sleep; another replica may publish too."""
-        return longest if self.db.is_sqlite else min(longest, 1.0)
+        """Wake everyone who reads the stream."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes."""

@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from koa_shared.contracts import Finding, FrameView, Timeline, utcnow
+from koa_shared.contracts import FrameView, Timeline, utcnow
 from koa_shared.web import Caller
 
-PUBLIC = ("frame_id", "koaid", "instrument", "level", "version", "status", "step", "night")
-FULL = ("generation", "origin", "path", "program", "attempt", "next_attempt_at")
+PUBLIC = {
+    "frame_id", "koaid", "instrument", "level", "version", "status", "step", "night",
+    "timeline", "latency_seconds",
+}  # fmt: skip
 
 
 def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> bool:
@@ -18,16 +20,13 @@ def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> b
 
 def view(row: dict[str, Any], caller: Caller) -> FrameView:
     """Return a frame as this caller may see it."""
-    timeline = Timeline.model_validate(row["timeline"])
-    findings = [Finding.model_validate(f) for f in row["findings"]]
-    products = row.get("products") or []
-    seen = {name: row[name] for name in PUBLIC}
-    seen |= {"timeline": timeline, "latency_seconds": timeline.latency_seconds}
-    if not is_open_to(caller, row.get("semid"), row.get("release_date")):
-        seen["findings"] = [f.model_copy(update={"message": ""}) for f in findings]
-        seen["products"] = [{"name": p["name"], "size": p["size"]} for p in products]
-        return FrameView.model_validate(seen)
-    seen |= {name: row[name] for name in FULL}
-    seen |= {"findings": findings, "metadata": row.get("core") or {}}
-    seen["products"] = [{k: v for k, v in p.items() if k != "key"} for p in products]
-    return FrameView.model_validate(seen)
+    latency = Timeline.model_validate(row["timeline"]).latency_seconds
+    products = [{k: v for k, v in p.items() if k != "key"} for p in row["products"]]
+    more = {"latency_seconds": latency, "products": products, "metadata": row["core"] or {}}
+    whole = FrameView.model_validate(row | more)
+    if is_open_to(caller, row["semid"], row["release_date"]):
+        return whole
+    findings = [finding.model_copy(update={"message": ""}) for finding in whole.findings]
+    products = [{"name": p["name"], "size": p["size"]} for p in products]
+    seen = whole.model_dump(include=PUBLIC)
+    return FrameView(**seen, findings=findings, products=products)

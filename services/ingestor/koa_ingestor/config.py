@@ -9,7 +9,5 @@ class Config(ServiceConfig, S3Config):
     """What the ingestor reads from the environment."""
 
     port: int = Field(8003, title="Port to listen on")
-    staging_keep_seconds: float = Field(
-        3600, title="How long staging keeps what is archived and verified"
-    )
+    staging_keep_seconds: float = Field(3600, title="How long staging keeps what is archived")
     stream_keep_days: float = Field(7, title="How long the stream can be resumed")

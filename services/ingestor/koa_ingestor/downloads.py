@@ -3,13 +3,15 @@
 import re
 from collections.abc import AsyncIterator
 from mimetypes import guess_type
+from pathlib import PurePath
 from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from koa_shared.objects import ObjectMissing, ObjectStore
+from koa_shared.objects import ObjectMissing
 
 from .errors import NotArchived, RangeNotSatisfiable
+from .pipeline import archive_key
 
 TYPES = {".fits": "application/fits", ".table": "text/plain", ".tbl": "text/plain"}
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
@@ -22,36 +24,34 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     Raises RangeNotSatisfiable when the range lies outside.
     """
     match = _RANGE.match(header or "")
-    if match is None or match.groups() == ("", ""):
+    first, last = match.groups() if match else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
         return None
-    first, last = match.groups()
-    if first and last and int(last) < int(first):
-        return None
-    if first == "":
-        length = min(int(last), size)
-        start = size - length
-    else:
-        start = int(first)
-        length = min(int(last) if last else size - 1, size - 1) - start + 1
-    if length <= 0 or start >= size:
+    start = int(first) if first else max(0, size - int(last))
+    end = min(size, int(last) + 1) if first and last else size
+    if start >= end:
         raise RangeNotSatisfiable(f"{header} of {size} bytes")
-    return start, length
+    return start, end - start
 
 
 def media_type(name: str) -> str:
     """Return the media type of a product by its name."""
-    suffix = "." + name.rsplit(".", 1)[-1]
-    return TYPES.get(suffix) or guess_type(name)[0] or "application/octet-stream"
+    return TYPES.get(PurePath(name).suffix) or guess_type(name)[0] or "application/octet-stream"
 
 
 async def send(
-    objects: ObjectStore, place: tuple[str, str], product: dict[str, Any], range_: str | None
+    context: Any, archived: tuple[Any, Any], wanted: tuple[str, str], range_: str | None = None
 ) -> StreamingResponse:
-    """Return the response that streams the product kept at `place` (bucket, key)."""
+    """Stream the first product that is `wanted`: ("name", ...) or ("role", ...)."""
+    (frame, held), (key, value) = archived, wanted
+    product = next((p for p in held.products if p[key] == value), None)
+    if product is None:
+        raise NotArchived(f"{held.koaid} has no product with the {key} {value!r}")
     name, size = product["name"], product["size"]
+    where = archive_key((frame.instrument, frame.level, held.koaid, held.version), name)
     part = byte_range(range_, size)
     start, length = part or (0, size)
-    chunks = objects.stream(*place, start, length)
+    chunks = context.objects.stream(context.config.archive_bucket, where, start, length)
     try:
         first = await anext(chunks, b"")
     except ObjectMissing as error:

@@ -1,6 +1,6 @@
 """What can go wrong in the ingestor alone."""
 
-from koa_shared.errors import Conflict, Forbidden, NotFound, Rejected
+from koa_shared.errors import Forbidden, NotFound, Rejected
 
 
 class UnknownFrame(NotFound):
@@ -19,12 +19,6 @@ class Proprietary(Forbidden):
     """The data are proprietary; a token that names their program is needed."""
 
     code = "proprietary"
-
-
-class NeedsReprocess(Conflict):
-    """Another KOAID is written into the products: the preparer must make them anew."""
-
-    code = "needs_reprocess"
 
 
 class RangeNotSatisfiable(Rejected):

@@ -31,11 +31,9 @@ class IngestorMetrics(Metrics):
 
     def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
         """Observe a frame that became available for the first time."""
-        if timeline.latency_seconds is not None:
-            labels = (instrument, str(level), origin)
-            self.latency.labels(*labels).observe(timeline.latency_seconds)
+        if (latency := timeline.latency_seconds) is not None:
+            self.latency.labels(instrument, str(level), origin).observe(latency)
         for hop, start, end in HOPS:
             begun, done = getattr(timeline, start), getattr(timeline, end)
             if begun and done:
-                seconds = max(0.0, (done - begun).total_seconds())
-                self.hop.labels(hop, instrument).observe(seconds)
+                self.hop.labels(hop, instrument).observe(max(0.0, (done - begun).total_seconds()))

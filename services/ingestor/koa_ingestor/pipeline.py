@@ -8,16 +8,8 @@ from koa_shared.contracts import FilePrepared
 
 # Live before backlog (design 5).
 BACKLOG = {"live": 0, "canary": 0, "manual": 1, "recovered": 2, "reprocess": 3}
-
-
-class Verdict(StrEnum):
-    """What becomes of a prepared frame."""
-
-    NEW = "new"
-    RESUME = "resume"
-    WAIT = "wait"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
+# What becomes of a prepared frame.
+Verdict = StrEnum("Verdict", "NEW RESUME WAIT DUPLICATE CONFLICT")
 
 
 class Claimed(NamedTuple):

@@ -34,16 +34,13 @@ main = typer.Typer(
 )  # fmt: skip
 
 
-def run(work: Callable[[Koa], Awaitable[Any]]) -> Any:
+async def reach(work: Callable[[Koa], Awaitable[Any]]) -> Any:
     """Return what the services answer; tell why not, with exit code 1."""
-
-    async def reach(peers: Peers) -> Any:
+    try:
+        peers = Peers()
         token = peers.token_file.read_text().strip() if peers.token_file else None
         async with open_http(token, peers.ca_file) as http:
             return await work(Koa(peers, http))
-
-    try:
-        return asyncio.run(reach(Peers()))
     except PeerFault as error:
         hint = " (is KOA_TOKEN_FILE right?)" if error.status in (401, 403) else ""
         why = f"the {error}{hint}"
@@ -70,10 +67,10 @@ def text(answer: Any) -> str:
             if value not in (None, [], {})
         )
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
-    values = ([row.get(name) for name in names] for row in data)
-    rows = [names, *(["-" if v in (None, "") else str(v) for v in row] for row in values)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows) or "none"
+    cells = [["-" if row.get(n) in (None, "") else str(row[n]) for n in names] for row in data]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [names, *cells])
+    return "\n".join(lines) or "none"
 
 
 def add(method: Callable[..., Awaitable[Any]]) -> None:
@@ -81,7 +78,7 @@ def add(method: Callable[..., Awaitable[Any]]) -> None:
 
     @wraps(method)
     def command(*, as_json: bool, **options: Any) -> None:
-        answer = run(lambda koa: method(koa, **options))
+        answer = asyncio.run(reach(lambda koa: method(koa, **options)))
         typer.echo(to_json(answer, indent=2) if as_json else text(answer))
         if getattr(answer, "decision", "") == "ignored":
             raise typer.Exit(1)
@@ -118,7 +115,7 @@ def watch(as_json: Json = False) -> None:
             await asyncio.sleep(1)
 
     with suppress(KeyboardInterrupt):
-        run(follow)
+        asyncio.run(reach(follow))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typer import Option
 from ..client import Client, Ingestor, Monitor, PeerRefused, Preparer
 from ..config import PeerUrl, Settings
 from ..contracts import FrameView, Status, Submission, Submitted, utcnow
-from ..errors import Conflict, DependencyDown, NotFound
+from ..errors import DependencyDown, NotFound
 from ..ids import normal_path
-from .why import faults, sentence, unknown
+from .why import sentence, unknown
 
 Why = Annotated[str, Option(help="The reason, for the record.")]
 Text = Annotated[str | None, Option()]
@@ -31,11 +31,11 @@ def _here(port: int) -> str:
 class Peers(Settings):
     """Where the services are, and the token that is shown to them."""
 
-    monitor_url: PeerUrl = Field(title="URL of the monitor", default_factory=lambda: _here(8001))
-    preparer_url: PeerUrl = Field(title="URL of the preparer", default_factory=lambda: _here(8002))
-    ingestor_url: PeerUrl = Field(title="URL of the ingestor", default_factory=lambda: _here(8003))
-    token_file: Path | None = Field(None, title="The token to present")
-    ca_file: Path | None = Field(None, title="Certificates of the services")
+    monitor_url: PeerUrl = Field(default_factory=lambda: _here(8001))
+    preparer_url: PeerUrl = Field(default_factory=lambda: _here(8002))
+    ingestor_url: PeerUrl = Field(default_factory=lambda: _here(8003))
+    token_file: Path | None = None
+    ca_file: Path | None = None
 
 
 class Koa:
@@ -73,9 +73,9 @@ class Koa:
             path = normal_path(name)
             page, sources = await self.triggers(path=path), await self.sources()
             return {"frame": None, "why": unknown(path, page["items"], sources)}
-        holds = [] if frame.status.is_end else await self._holds(frame)
-        text = sentence(frame, self._owner(frame).name, holds, utcnow())
-        return {"frame": frame, "why": text}
+        peer = self._owner(frame)
+        holds = [] if frame.status.is_end else await self._holds(peer, frame.instrument)
+        return {"frame": frame, "why": sentence(frame, peer.name, holds, utcnow())}
 
     async def triggers(self, source: Text = None, path: Text = None) -> Any:
         """List the last 100 broadcasts and what was decided about each."""
@@ -86,44 +86,32 @@ class Koa:
         return await self._monitor.json("GET", "/v1/sources")
 
     async def parked(self) -> Any:
-        """List the frames that wait for an operator."""
-        rows = await self._preparer.json("GET", "/v1/parked")
-        page = await self.ingestor.json("GET", "/v1/parked")  # has the preparer's too
-        known = {row["frame_id"] for row in rows}
-        return rows + [row for row in page["items"] if row["frame_id"] not in known]
+        """List the frames that wait for an operator, in whatever service."""
+        return (await self.ingestor.json("GET", "/v1/parked"))["items"]
 
     async def retry(self, name: str, why: Why = "") -> Any:
-        """Try an ERROR or INVALID frame again.
-
-        The ingestor is asked if it had begun with the frame (its timeline has ingest_start)
-        or had ended it at a step of its own, else the preparer.
-        """
-        frame = await self.status(name)
-        return await self._order(self._owner(frame), frame, "retry", why=why)
+        """Try an ERROR or INVALID frame again, at the service where it ended."""
+        return await self._order(name, "retry", why=why)
 
     async def release(self, name: str, waive: Codes, why: Why) -> Any:
         """Let a frame pass in spite of the findings that are waived."""
-        frame = await self.status(name)
-        return await self._order(self._preparer, frame, "release", waive=waive, why=why)
+        return await self._order(name, "release", waive=waive, why=why)
 
     async def reprocess(
         self, name: str, why: Why = "", progid: Text = None, fraction: Fraction = None
     ) -> Any:
         """Make a frame's products anew: a new generation and version."""
-        frame, options = await self.status(name), {"progid": progid, "fraction": fraction}
-        return await self._order(self._preparer, frame, "reprocess", why=why, **options)
+        return await self._order(name, "reprocess", why=why, progid=progid, fraction=fraction)
 
     async def accept(self, name: str, as_: As, why: Why) -> Any:
         """Decide a KOAID conflict: the same exposure (version) or another one (padded)."""
-        frame = await self.status(name)
-        if "DUPLICATE_KOAID" not in dict(faults(frame).keys()):
-            raise Conflict(f"{frame.frame_id} has no finding DUPLICATE_KOAID")
+        frame_id = (await self.status(name)).frame_id
         try:
-            return await self._order(self.ingestor, frame, "accept", why=why, **{"as": as_})
+            return await self._order(frame_id, "accept", why=why, **{"as": as_})
         except PeerRefused as refusal:
             if refusal.code != "needs_reprocess":
                 raise
-        return await self.reprocess(frame.frame_id, why, fraction="padded")
+        return await self.reprocess(frame_id, why, fraction="padded")
 
     async def pause(self, name: str) -> Any:
         """Hold back a source of the monitor or (in capitals) an instrument of the preparer."""
@@ -134,14 +122,15 @@ class Koa:
         return await self._switch(name, "resume")
 
     async def _switch(self, name: str, verb: str) -> Any:
-        rows = [] if name.isupper() else await self.sources()
-        if any(row["name"] == name for row in rows):
-            return await self._monitor.json("POST", f"/v1/sources/{name}/{verb}")
-        path = f"/v1/instruments/{quote(name.upper(), safe='')}/{verb}"
-        return await self._preparer.json("POST", path)
+        if name.isupper():
+            return await self._preparer.json("POST", f"/v1/instruments/{quote(name)}/{verb}")
+        return await self._monitor.json("POST", f"/v1/sources/{quote(name)}/{verb}")
 
-    async def _order(self, peer: Client, frame: FrameView, verb: str, **more: Any) -> Any:
-        answer = await peer.order(frame.frame_id, verb, **more)
+    async def _order(self, name: str, verb: str, **options: Any) -> Any:
+        frame = await self.status(name)
+        where = {"retry": self._owner(frame), "accept": self.ingestor}
+        peer = where.get(verb, self._preparer)
+        answer = await peer.order(frame.frame_id, verb, **options)
         return {"service": peer.name} | answer.model_dump()
 
     def _owner(self, frame: FrameView) -> Client:
@@ -150,13 +139,13 @@ class Koa:
         handed = frame.status is Status.TRANSFERRED and frame.timeline.notified
         return self.ingestor if begun or handed else self._preparer
 
-    async def _holds(self, frame: FrameView) -> list[str]:
+    async def _holds(self, peer: Client, instrument: str) -> list[str]:
         """Return what holds a waiting frame back: what is down, or a pause."""
         try:
-            state = await self._owner(frame).json("GET", "/readyz", verbose="")
+            state = await peer.json("GET", "/readyz", verbose="")
         except DependencyDown as down:
             return [str(down)]
         found = [f"{k} is down ({v})" for k, v in state["circuits"].items() if v != "closed"]
-        if (name := frame.instrument) in state.get("held", ()):
-            found.append(f"{name} is paused (`koa resume {name}`)")
+        if instrument in state.get("held", ()):
+            found.append(f"{instrument} is paused (`koa resume {instrument}`)")
         return found

@@ -11,15 +11,12 @@ LONG = 300  # seconds; a frame takes two, what waits longer has a reason
 NO_RULE = {"read", "path", "structure", "identity", "prepare", "handover", "promote"}
 
 
-def faults(frame: FrameView) -> dict[tuple[str, str], str]:
-    """Return the findings that are no warnings, in words, by code and step."""
-    found = [f for f in frame.findings if f.severity is not Severity.WARNING]
-    return {(f.code, f.step): f"{f.code} ({f.message or f.step})" for f in found}
-
-
 def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) -> str:
     """Return where a frame is, its last error, its next attempt, and what to do."""
     name = frame.koaid or PurePosixPath(frame.path or frame.frame_id).name
+    found = [f for f in frame.findings if f.severity is not Severity.WARNING]
+    faults = {(f.code, f.step): f"{f.code} ({f.message or f.step})" for f in found}
+    reasons = list(faults.values())
     match frame.status:
         case Status.COMPLETE:
             took = f"{frame.latency_seconds} s after it was written"
@@ -27,16 +24,29 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
         case Status.DUPLICATE:
             text = "the same bytes are archived under this KOAID; nothing to do"
         case Status.INVALID | Status.ERROR:
-            why = " and ".join(faults(frame).values()) or frame.step
-            text = f"it ended at the {service}, {why}; {advice(frame)}"
+            why = " and ".join(reasons) or frame.step
+            text = f"it ended at the {service}, {why}; {advice(frame, dict(faults.keys()))}"
         case _:
-            text = waiting(frame, service, holds, now)
+            since = max((at for _, at in frame.timeline if at), default=now)
+            waited = (now - since).total_seconds()
+            parts = [f"it is at the {service} for {waited:.0f} s now"]
+            parts += [f"last error {reason}" for reason in reasons[-1:]]
+            text = "; ".join([*parts, outlook(frame, service, holds, long=waited > LONG)])
     return f"{name} is {frame.status}: {text}."
 
 
-def advice(frame: FrameView) -> str:
-    """Return which order brings a frame out of INVALID or ERROR."""
-    name, codes = frame.frame_id, dict(faults(frame).keys())
+def outlook(frame: FrameView, service: str, holds: list[str], *, long: bool) -> str:
+    """Return what a frame on its way waits for."""
+    if holds:
+        return f"held back because {' and '.join(holds)}"
+    if frame.next_attempt_at:
+        return f"the next attempt is at {frame.next_attempt_at:%H:%M:%S} UTC"
+    return f"see the log of the {service}" if long else "nothing to do"
+
+
+def advice(frame: FrameView, codes: dict[str, str]) -> str:
+    """Return which order leaves INVALID or ERROR; `codes` are the faults', with their steps."""
+    name = frame.frame_id
     if "DUPLICATE_KOAID" in codes:
         version = f"`koa accept {name} --as version --why ...` if it is this exposure rewritten"
         return f"{version}, `--as padded` if it is another one"
@@ -48,29 +58,16 @@ def advice(frame: FrameView) -> str:
     return f"`koa retry {name}` checks again, `koa release {name} {waive} --why ...` lets it pass"
 
 
-def waiting(frame: FrameView, service: str, holds: list[str], now: datetime) -> str:
-    """Return where a frame on its way is, since when, and what it waits for."""
-    waited = (now - max((at for _, at in frame.timeline if at), default=now)).total_seconds()
-    parts = [f"it is at the {service} for {waited:.0f} s now"]
-    parts += [f"last error {text}" for text in [*faults(frame).values()][-1:]]
-    if holds:
-        parts.append(f"held back because {' and '.join(holds)}")
-    elif frame.next_attempt_at:
-        parts.append(f"the next attempt is at {frame.next_attempt_at:%H:%M:%S} UTC")
-    else:
-        parts.append(f"see the log of the {service}" if waited > LONG else "nothing to do")
-    return "; ".join(parts)
-
-
 def unknown(path: str, triggers: list[Any], sources: list[Any]) -> str:
     """Return why no frame has a path; `triggers` are its broadcasts, newest first."""
-    for last in triggers:
-        text = f"{last['source']} announced {path} at {last['heard']}"
-        if last["frame_id"]:
-            return f"{text}: `koa why {last['frame_id']}` tells more."
-        if any(row["paused"] for row in sources if row["name"] == last["source"]):
-            return f"{text} but is paused: `koa resume {last['source']}`."
-        return f"{text}: {last['reason'] or 'the monitor looks for the file, nothing to do'}."
-    away = sum(not source["connected"] for source in sources)
-    text = f"nobody announced {path} ({away} of {len(sources)} sources are not connected)"
-    return f"{text}; if the file is there, `koa submit {path}`."
+    if not triggers:
+        away = sum(not source["connected"] for source in sources)
+        text = f"nobody announced {path} ({away} of {len(sources)} sources are not connected)"
+        return f"{text}; if the file is there, `koa submit {path}`."
+    last = triggers[0]
+    text = f"{last['source']} announced {path} at {last['heard']}"
+    if last["frame_id"]:
+        return f"{text}: `koa why {last['frame_id']}` tells more."
+    if any(row["paused"] for row in sources if row["name"] == last["source"]):
+        return f"{text} but is paused: `koa resume {last['source']}`."
+    return f"{text}: {last['reason'] or 'the monitor looks for the file, nothing to do'}."

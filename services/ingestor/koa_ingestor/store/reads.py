@@ -1,11 +1,9 @@
 """What the status API reads from the catalogue."""
 
-import base64
-import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, tuple_
+from sqlalchemy import func, or_, tuple_
 from sqlmodel import Session, col, select
 
 from koa_shared.contracts import utcnow
@@ -15,15 +13,9 @@ from koa_shared.web import Caller
 from ..errors import UnknownFrame
 from .schema import Audit, EventSeen, Frame, NightSeen, SourceSeen, Stream, Version
 
-OPEN = {
-    "instrument": Frame.instrument, "night": Frame.night, "status": Frame.status,
-    "level": Frame.level, "koaid": Frame.koaid,
-}  # fmt: skip
-# Conditions on these only match rows whose full view the caller has (design 10).
-HIDDEN = {
-    "program": Frame.semid, "type": Frame.koaimtyp, "origin": Frame.origin,
-    "path": Frame.path, "name": Frame.name,
-}  # fmt: skip
+COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
+# Conditions on others only match rows whose full view the caller has (design 10).
+OPEN = {"instrument", "night", "status", "level", "koaid"}
 
 
 class Reads:
@@ -39,52 +31,43 @@ class Reads:
             return frame
         raise UnknownFrame(f"no frame {name!r}")
 
-    def version(self, session: Session, frame: Frame, number: int | None) -> Version | None:
-        """Return a committed version of the frame's KOAID, the frame's by default."""
-        kept = select(Version).where(col(Version.committed_at).is_not(None))
-        wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
-        return session.exec(kept.filter_by(**wanted)).first()
-
     def holding(
-        self, session: Session, name: str, number: int | None
+        self, session: Session, name: str, number: int | None = None
     ) -> tuple[Frame, Version | None]:
-        """Return a version and the frame it is of, which decides who sees it."""
+        """Return a committed version, the frame's by default, and whose it is: who may see it."""
         frame = self.find(session, name)
-        held = self.version(session, frame, number)
-        if held is not None and held.frame_id != frame.frame_id:
-            frame = session.get_one(Frame, held.frame_id)
-        return frame, held
+        wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
+        kept = select(Version).where(col(Version.committed_at).is_not(None))
+        held = session.exec(kept.filter_by(**wanted)).first()
+        return (session.get_one(Frame, held.frame_id) if held else frame), held
 
     def frames(
         self, session: Session, filters: dict[str, Any], caller: Caller, cursor: str | None = None
     ) -> tuple[list[Frame], str | None]:
         """Return one page of frames, newest acquired first, and the next cursor."""
-        given = {name: value for name, value in filters.items() if value is not None}
-        place = tuple_(col(Frame.acquired), col(Frame.frame_id))
-        query = select(Frame)
-        for name, column in (OPEN | HIDDEN).items():
-            if name in given:
-                query = query.where(col(column) == given[name])
-        if "since" in given:
-            query = query.where(col(Frame.acquired) >= given["since"])
-        if not caller.sees_all and given.keys() & HIDDEN.keys():
-            ended = col(Frame.release_date).is_not(None)
-            released = and_(ended, col(Frame.release_date) <= utcnow())
+        equal = {COLUMNS.get(k, k): value for k, value in filters.items() if value is not None}
+        since, limit = equal.pop("since", None), equal.pop("limit", 100)
+        query = select(Frame).filter_by(**equal)
+        if since:
+            query = query.where(col(Frame.acquired) >= since)
+        if equal.keys() - OPEN and not caller.sees_all:
+            released = col(Frame.release_date) <= utcnow()  # NULL is closed
             query = query.where(or_(released, col(Frame.semid).in_(caller.programs)))
         if cursor:
+            place = tuple_(col(Frame.acquired), col(Frame.frame_id))
             query = query.where(place < tuple_(*read_cursor(cursor)))
-        limit = given.get("limit", 100)
         newest = (col(Frame.acquired).desc(), col(Frame.frame_id).desc())
         rows = list(session.exec(query.order_by(*newest).limit(limit + 1)))
         if len(rows) <= limit:
             return rows, None
-        mark = json.dumps([rows[limit - 1].acquired.isoformat(), rows[limit - 1].frame_id])
-        return rows[:limit], base64.urlsafe_b64encode(mark.encode()).decode()
+        last = rows[limit - 1]
+        return rows[:limit], f"{last.acquired.timestamp()}_{last.frame_id}"
 
-    def history(self, session: Session, frame_id: str) -> list[EventSeen]:
-        """Return the events of a frame, in their order."""
-        mine = select(EventSeen).where(EventSeen.frame_id == frame_id)
-        return list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
+    def history(self, session: Session, name: str) -> tuple[Frame, list[EventSeen]]:
+        """Return a frame and its events, in their order."""
+        frame = self.find(session, name)
+        mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
+        return frame, list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
 
     def sources(self, session: Session) -> list[SourceSeen]:
         """Return the last report about every source."""
@@ -101,7 +84,7 @@ class Reads:
         found = select(*by, func.count()).where(Frame.night == date).group_by(*by)
         for instrument, status, count in session.exec(found):
             counts.setdefault(instrument, {})[status] = count
-        seen = session.exec(select(NightSeen).where(NightSeen.night == date))
+        seen = session.exec(select(NightSeen).filter_by(night=date))
         return {"night": date, "instruments": counts, "inventory": [row.state for row in seen]}
 
     def stream_after(self, session: Session, last: int) -> tuple[list[tuple[Stream, Frame]], int]:
@@ -109,7 +92,7 @@ class Reads:
         oldest = session.exec(select(func.min(Stream.id))).one() or 0
         both = select(Stream, Frame).join(Frame, col(Frame.frame_id) == col(Stream.frame_id))
         rows = session.exec(both.where(col(Stream.id) > last).order_by(col(Stream.id)).limit(200))
-        return [(entry, frame) for entry, frame in rows], oldest
+        return list(rows), oldest
 
     def stream_end(self, session: Session) -> int:
         """Return the newest id of the stream."""
@@ -118,8 +101,8 @@ class Reads:
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:
     """Return where a page ended; raises Rejected for what no page gave out."""
+    acquired, _, frame_id = cursor.partition("_")
     try:
-        acquired, frame_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(acquired), str(frame_id)
-    except (ValueError, TypeError) as error:
+        return datetime.fromtimestamp(float(acquired), UTC), frame_id
+    except (ValueError, OverflowError) as error:
         raise Rejected("this is no cursor of ours", code="bad_cursor") from error

@@ -1,12 +1,12 @@
 """The ingestor's tables."""
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, SQLModel
 
+from koa_shared.contracts import Time
 from koa_shared.db import json_field, time_field
 from koa_shared.jobs.queue import job_table
 
@@ -27,7 +27,6 @@ class Frame(Base, table=True):
         Index("frame_newest", "acquired", "frame_id"),
         *(Index(f"frame_{column}", column, "acquired", "frame_id") for column in LISTED),
     )
-
     frame_id: str = Field(primary_key=True)
     koaid: str | None = Field(default=None, index=True)
     instrument: str
@@ -41,8 +40,8 @@ class Frame(Base, table=True):
     path: str = Field(index=True)
     name: str = Field(index=True)
     night: str | None = None
-    acquired: datetime = time_field()
-    updated: datetime = time_field(index=True)
+    acquired: Time = time_field()
+    updated: Time = time_field(index=True)
     timeline: dict[str, Any] = json_field()
     findings: list[Any] = json_field()
     products: list[Any] = json_field()
@@ -54,17 +53,16 @@ class Frame(Base, table=True):
     ra: float | None = None
     dec: float | None = None
     exposure: float | None = None
-    release_date: datetime | None = time_field(default=None)
+    release_date: Time | None = time_field(default=None)
     accepted: bool = False
     attempt: int = 0
-    next_attempt_at: datetime | None = time_field(default=None)
+    next_attempt_at: Time | None = time_field(default=None)
 
 
 class Version(Base, table=True):
     """A claim on a version of a KOAID; kept for ever once committed."""
 
     __table_args__ = (UniqueConstraint("koaid", "version"),)
-
     id: int | None = Field(default=None, primary_key=True)
     koaid: str
     version: int
@@ -72,7 +70,7 @@ class Version(Base, table=True):
     generation: int
     raw_sha256: str = Field(index=True)
     raw_size: int = Field(sa_type=BigInteger)
-    committed_at: datetime | None = time_field(default=None)
+    committed_at: Time | None = time_field(default=None)
     products: list[Any] = json_field()
     header: list[Any] | None = json_field()
     core: dict[str, Any] | None = json_field()
@@ -93,7 +91,7 @@ class EventSeen(Base, table=True):
     service: str = Field(primary_key=True)
     seq: int = Field(primary_key=True)
     generation: int
-    at: datetime = time_field()
+    at: Time = time_field()
     status: str
     step: str
 
@@ -104,14 +102,14 @@ class Stream(Base, table=True):
     id: int | None = Field(default=None, primary_key=True)
     frame_id: str
     status: str
-    at: datetime = time_field(index=True)
+    at: Time = time_field(index=True)
 
 
 class SourceSeen(Base, table=True):
     """The last report about a keyword source."""
 
     name: str = Field(primary_key=True)
-    at: datetime = time_field()
+    at: Time = time_field()
     state: dict[str, Any] = json_field()
 
 
@@ -127,7 +125,7 @@ class Audit(Base, table=True):
     """An operator's deed."""
 
     id: int | None = Field(default=None, primary_key=True)
-    at: datetime = time_field()
+    at: Time = time_field()
     who: str
     verb: str
     target: str = Field(index=True)
