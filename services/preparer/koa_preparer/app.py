@@ -46,11 +46,10 @@ class Preparer(service.Service):
             for name, instrument in self.instruments.items()
         }
         disks = Disks(self.circuits, PathMap(config.path_map))
+        reader = Reader(config, self.db, self.store, disks, self.objects, self.instruments)
         self.worker = Worker(
-            config, self.store,
-            Reader(config, self.db, self.store, disks, self.objects, self.instruments),
-            ingestor, open_provider(config, self.circuits), self.metrics, self.workshop, columns,
-            self.sender.wake,
+            config, self.store, reader, ingestor, open_provider(config, self.circuits),
+            self.metrics, self.workshop, columns, self.sender.wake,
         )  # fmt: skip
 
     async def refresh_held(self) -> None:

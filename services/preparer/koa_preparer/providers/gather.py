@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from koa_shared.client import open_http
 from koa_shared.config import peer_url
@@ -30,24 +30,17 @@ MOST = 2048  # nights and programs kept: weeks of every instrument
 ROUNDS = 20  # of the event loop, within which cached facts and those of a file come
 
 
-class _Provider(Protocol):
-    # None is the answer that there is no such thing; one that can't answer raises.
-    async def night(self, hst_date: date, telescope: int, instrument: str) -> Night: ...
-    async def proposal(self, semid: str) -> Proposal | None: ...
-    async def weather(self, telescope: int, at: datetime) -> Weather | None: ...
-    def override(self, instrument: str, at: datetime) -> str | None: ...
-
-
 class CachedProvider:
     """A provider that is asked once per night and fact, however many the frames.
 
+    None is its answer that there is no such thing; when it can't answer, it raises.
     What is absent or has gaps is asked again after a minute; while that goes on, a known
     fact is given as it was.  With `keep=0` nothing is kept; weather never is.
     """
 
     def __init__(
-        self, provider: _Provider, circuits: Circuits, *, keep: float = KEEP,
-        clock: Callable[[], float] = time.monotonic,
+        self, provider: HttpProvider | TomlProvider, circuits: Circuits, *,
+        keep: float = KEEP, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._provider, self._circuits, self._keep, self._clock = provider, circuits, keep, clock
         self.override = provider.override
