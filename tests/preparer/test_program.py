@@ -1,6 +1,6 @@
 """Programs, semesters, proprietary periods (facts 3.3, 3.4, 3.5)."""
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from typing import Any
 
 import pytest
@@ -13,11 +13,8 @@ PREPARED = datetime(2019, 6, 15, 12, tzinfo=UTC)
 UT = datetime(2019, 6, 15, 9, 30, 20, tzinfo=UTC)
 
 
-def night(*slots: Slot, telescope: int = 2) -> Night:
+def night(*slots: Slot) -> Night:
     return Night(
-        hst_date=date(2019, 6, 14),
-        telescope=telescope,
-        instrument="NIRES",
         slots=slots,
         sunrise=time(16, 0),
         sunset=time(5, 0),

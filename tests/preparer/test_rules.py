@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from typing import Any
 
 import numpy as np
@@ -169,9 +169,6 @@ KEYS = [
 ]
 KINDS = ["u1", ">i2", ">i4", ">i8", ">f4", ">f8"]
 NIGHT = Night(
-    hst_date=date(2019, 6, 14),
-    telescope=2,
-    instrument="X",
     slots=(Slot(project="U1"), Slot(project="?", start=time(9))),
     sunrise=time(16),
     sunset=time(5),

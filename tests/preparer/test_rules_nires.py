@@ -1,6 +1,6 @@
 """The rules of NIRES (facts 3.2, 3.10, 3.11, 8.3)."""
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,6 @@ HEADER: dict[str, Any] = {
 FACTS = Facts(
     prepared_at=datetime(2021, 3, 16, 0, 16, 52, tzinfo=UTC),
     night=Night(
-        hst_date=date(2019, 6, 14),
-        telescope=2,
-        instrument="NIRES",
         sunrise=time(15, 40),
         sunset=time(2, 0),
         oa="jpelletier",

@@ -2,41 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Body, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, FileWritten, FrameView, Status, Time
 from koa_shared.errors import Conflict, Rejected
-from koa_shared.web import Caller, Operator, Producer
+from koa_shared.ids import Fraction
+from koa_shared.web import Operator, Producer
 
 router = APIRouter(prefix="/v1")
 
 
 class Order(BaseModel):
-    """An operator's reason."""
+    """An operator's reason, and what the new generation does otherwise than the last."""
 
     model_config = ConfigDict(extra="forbid")
     why: str = ""
-
-
-class Release(Order):
-    """Which findings are waived."""
-
-    waive: list[str]
-
-
-class Reprocess(Order):
-    """What a new generation does otherwise than the last."""
-
-    fraction: Literal["production", "padded"] | None = None
-    progid: str | None = None
-
-
-class Since(BaseModel):
-    """How far back."""
-
-    since: Time
+    waive: list[str] = Field(default=[], description="codes of findings that may stand")
+    fraction: Fraction | None = Field(default=None, description="of the second in the KOAID")
+    progid: str | None = Field(default=None, description="whose the frame is")
 
 
 def _context(request: Request) -> Any:
@@ -46,96 +31,75 @@ def _context(request: Request) -> Any:
 Ctx = Annotated[Any, Depends(_context)]
 
 
-def _known_instrument(name: str, ctx: Ctx) -> str:
-    if name not in ctx.instruments:
-        raise Rejected(f"no instrument {name!r}", code="unknown_instrument")
-    return name
-
-
-Known = Annotated[str, Depends(_known_instrument)]
-
-
-def _show(row: Any) -> FrameView:
-    names = set(FrameView.model_fields) & set(type(row).model_fields)
-    return FrameView.model_validate(row.model_dump(include=names))
-
-
-def _accepted(row: Any) -> Accepted:
-    status = Status(row.status)
-    return Accepted(frame_id=row.frame_id, generation=row.generation, status=status)
+def _check_known(ctx: Any, instrument: str) -> None:
+    if instrument not in ctx.instruments:
+        raise Rejected(f"no instrument {instrument!r}", code="unknown_instrument")
 
 
 @router.post("/files", status_code=202, summary="An instrument has written a file")
 async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response) -> Accepted:
     """202: taken on, durable here. 200: known, also if its bytes were read already."""
-    _known_instrument(file.instrument, ctx)
+    _check_known(ctx, file.instrument)
     fresh, row = await ctx.db.write(ctx.store.announce, file, logs.traceparent())
     if fresh:
         ctx.wake("prepare")
     response.status_code = 202 if fresh else 200
-    return _accepted(row)
+    return Accepted.model_validate(row, from_attributes=True)
 
 
 @router.get("/frames/{frame_id}", summary="A frame as the preparer knows it")
 async def get_frame(frame_id: str, ctx: Ctx, _: Operator) -> FrameView:
     """Return status, findings and timeline of the last generation."""
-    return _show(await ctx.db.read(ctx.store.file, frame_id))
+    row = await ctx.db.read(ctx.store.file, frame_id)
+    return FrameView.model_validate(row.model_dump())
 
 
 @router.get("/parked", summary="Frames that wait for an operator")
 async def parked(ctx: Ctx, _: Operator) -> list[FrameView]:
     """Return the frames that are ERROR here."""
-    return [_show(row) for row in await ctx.db.read(ctx.store.parked)]
+    rows = await ctx.db.read(ctx.store.parked)
+    return [FrameView.model_validate(row.model_dump()) for row in rows]
 
 
-async def _again(ctx: Any, frame_id: str, verb: str, who: Caller, order: Order) -> Accepted:
+@router.post("/frames/{frame_id}/{verb}", summary="Prepare a frame again")
+async def again(
+    frame_id: str, verb: Literal["retry", "release", "reprocess"], ctx: Ctx, who: Operator,
+    order: Order | None = None,
+) -> Accepted:  # fmt: skip
+    """A new generation: `retry` and `release` of ERROR and INVALID, `reprocess` of any end.
+
+    `release` waives findings; `reprocess` makes a new version from the same raw bytes.
+    """
+    order = order or Order()
+    if verb == "release" and not order.waive:
+        raise Rejected("release needs `waive`, the codes of the findings that may stand")
     row = await ctx.db.read(ctx.store.file, frame_id)
     if verb != "reprocess" and row.status not in (Status.ERROR, Status.INVALID):
         raise Conflict(f"{frame_id} is {row.status}; {verb} is for ERROR and INVALID")
-    options = order.model_dump(exclude={"why"}, exclude_none=True)
-    deed = (who.name, order.why)
-    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, deed)
+    options = order.model_dump(exclude={"why"}, exclude_defaults=True)
+    row = await ctx.db.write(ctx.store.again, frame_id, verb, options, (who.name, order.why))
     ctx.wake("prepare")
-    return _accepted(row)
+    return Accepted.model_validate(row, from_attributes=True)
 
 
-@router.post("/frames/{frame_id}/retry", summary="Prepare a parked frame again")
-async def retry(frame_id: str, ctx: Ctx, who: Operator, order: Order | None = None) -> Accepted:
-    """For ERROR and INVALID: a new generation, with the same rules."""
-    return await _again(ctx, frame_id, "retry", who, order or Order())
-
-
-@router.post("/frames/{frame_id}/release", summary="Let an invalid frame pass")
-async def release(frame_id: str, ctx: Ctx, who: Operator, order: Release) -> Accepted:
-    """A new generation that waives the findings named; on record with the reason."""
-    return await _again(ctx, frame_id, "release", who, order)
-
-
-@router.post("/frames/{frame_id}/reprocess", summary="Make the products anew")
-async def reprocess(
-    frame_id: str, ctx: Ctx, who: Operator, order: Reprocess | None = None
-) -> Accepted:
-    """A new generation and version, from the same raw bytes."""
-    return await _again(ctx, frame_id, "reprocess", who, order or Reprocess())
-
-
-@router.post("/instruments/{name}/pause", summary="Hold an instrument's frames back")
-async def pause(name: Known, ctx: Ctx, who: Operator, order: Order | None = None) -> dict[str, Any]:
-    """Frames are still accepted; they wait in the ledger."""
-    return dict(await ctx.hold(name, (who.name, (order or Order()).why), paused=True))
-
-
-@router.post("/instruments/{name}/resume", summary="Let an instrument's frames go on")
-async def resume(
-    name: Known, ctx: Ctx, who: Operator, order: Order | None = None
-) -> dict[str, Any]:
-    """What was held back is worked off, newest first."""
-    return dict(await ctx.hold(name, (who.name, (order or Order()).why), paused=False))
+@router.post("/instruments/{name}/{verb}", summary="Hold an instrument's frames back, or go on")
+async def hold(
+    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator,
+    why: Annotated[str, Body(embed=True)] = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Held back, frames are still accepted and wait; then they go on, newest first."""
+    _check_known(ctx, name)
+    paused = verb == "pause"
+    await ctx.db.write(ctx.store.pause, name, (who.name, why), paused=paused)
+    await ctx.refresh_held()
+    return {"instrument": name, "paused": paused}
 
 
 @router.post("/resend", summary="Hand over again what was prepared since then")
-async def resend(order: Since, ctx: Ctx, _: Operator) -> dict[str, int]:
+async def resend(
+    since: Annotated[Time, Body(embed=True)], ctx: Ctx, _: Operator
+) -> dict[str, int]:  # fmt: skip
     """For an ingestor whose catalogue was restored from a backup."""
-    count = await ctx.db.write(ctx.store.resend, order.since)
+    count = await ctx.db.write(ctx.store.resend, since)
     ctx.wake("handover")
     return {"resent": count}

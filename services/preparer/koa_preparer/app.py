@@ -1,6 +1,5 @@
 """Wires the preparer together and starts it."""
 
-import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,9 @@ from koa_shared.instruments import load_instruments
 from koa_shared.jobs.outbox import EventSender
 from koa_shared.objects import ObjectStore
 
-from . import preview
 from .api import router
 from .config import Config
 from .metrics import PreparerMetrics
-from .pipeline import tables
 from .pipeline.metadata import columns_of
 from .providers.gather import open_provider
 from .rules import check_rules
@@ -42,44 +39,35 @@ class Preparer(service.Service):
         self.instruments = load_instruments(config.instruments_dir)
         check_rules(self.instruments)
         self.objects = ObjectStore(config, config.ca_file)
-        schedule, archiver = config.schedule, config.archiver
-        self.provider = open_provider(schedule, archiver, config.ca_file, self.circuits)
         ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
-        circuit = self.circuits["ingestor"]
-        self.sender = EventSender(self.db, outbox, ingestor.tell, circuit)
+        self.sender = EventSender(self.db, outbox, ingestor.tell, self.circuits["ingestor"])
         columns = {
             name: columns_of(name, config.keyword_tables_dir, instrument.columns)
             for name, instrument in self.instruments.items()
         }
         disks = Disks(self.circuits, PathMap(config.path_map))
+        reader = Reader(config, self.db, self.store, disks, self.objects, self.instruments)
         self.worker = Worker(
-            config, self.store,
-            Reader(config, self.db, self.store, disks, self.objects, self.instruments),
-            ingestor, self.provider, self.metrics, self.workshop, columns, self.sender.wake,
+            config, self.store, reader, ingestor, open_provider(config, self.circuits),
+            self.metrics, self.workshop, columns, self.sender.wake,
         )  # fmt: skip
 
-    async def hold(self, name: str, deed: tuple[str, str], *, paused: bool) -> dict[str, Any]:
-        """Hold an instrument's frames back, or let them go on; `deed` is (who, why)."""
-        await self.db.write(self.store.pause, name, deed, paused=paused)
+    async def refresh_held(self) -> None:
+        """Read again whose frames are held back."""
         self.worker.held = await self.db.read(self.store.paused)
         self.wake("prepare")
-        return {"instrument": name, "paused": paused}
 
     async def start(self) -> None:
-        """Import what is slow to import, before the first frame has to wait for it."""
-        await asyncio.gather(asyncio.to_thread(tables.warm), asyncio.to_thread(preview.warm))
-        self.worker.held = await self.db.read(self.store.paused)
+        """Learn what is held back before the lanes open."""
+        await self.refresh_held()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes."""
-        telescopes = {i.name: i.telescope for i in self.instruments.values()}
-        keep_ready = self.provider.keep_ready(telescopes)
-        return [self.sender.run(), keep_ready, self.objects.insist_on(self.config.staging_bucket)]
+        return [self.sender.run(), self.objects.insist_on(self.config.staging_bucket)]
 
     async def details(self) -> dict[str, Any]:
-        """Tell the state of peers, the object store, disks and providers."""
-        more = {"held": sorted(self.worker.held), "providers_down": list(self.provider.down)}
-        return await super().details() | more
+        """Tell the state of dependencies, and which instruments are held back."""
+        return await super().details() | {"held": sorted(self.worker.held)}
 
 
 def create_app(config: Config | None = None) -> FastAPI:

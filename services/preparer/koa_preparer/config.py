@@ -16,7 +16,10 @@ class Config(ServiceConfig, S3Config):
     path_map: str = Field("", title="Where announced paths are mounted: A=B[,A=B]")
     keyword_tables_dir: Path | None = Field(None, title="KOA's keyword tables")
     schedule: str = Field("", title="Programs: a TOML file, or the observatory's API")
-    archiver: str = Field("", title="EPICS archiver, with {tel} in the host's name")
+    archiver: str = Field(
+        "http://k{tel}dataserver:17668/retrieval/data/getData.json",
+        title="EPICS archiver, with {tel} where the telescope's number goes",
+    )
     koaid_fraction: Fraction = Field("production", title="production or padded")
     bytes_in_flight: int = Field(256 << 20, title="Bytes of raw files held at once")
     missing_seconds: float = Field(

@@ -1,6 +1,6 @@
 """What a frame's file does not tell about it: program, schedule and weather."""
 
-from datetime import date, datetime, time, timedelta
+from datetime import time
 from typing import Literal
 
 from pydantic import AwareDatetime
@@ -32,21 +32,13 @@ class Slot(Message):
     account: str = ""
 
 
-class Shift(Message):
-    """Who observes; times are UT, `oa` is the observing assistant's alias."""
+class Night(Message):
+    """Who observes with one instrument; times are UT, `oa` is the assistant's alias."""
 
     slots: tuple[Slot, ...] = ()
     sunrise: time | None = None
     sunset: time | None = None
     oa: str | None = None
-
-
-class Night(Shift):
-    """One instrument's night."""
-
-    hst_date: date
-    telescope: int
-    instrument: str
 
 
 class Proposal(Message):
@@ -75,18 +67,3 @@ class Facts(Message):
     weather: Weather | None = None
     override: str | None = None
     missing: tuple[str, ...] = ()
-
-
-def late(before: Facts, now: Facts) -> bool:
-    """Tell whether anything that was missing is there now."""
-    return bool(set(before.missing) - set(now.missing))
-
-
-def night_of(ut: datetime) -> date:
-    """Return a frame's HST date: UT date - 1 day, after HST noon too (facts 3.1 #7)."""
-    return ut.date() - timedelta(days=1)
-
-
-def semester(day: date) -> str:
-    """Return the semester of an HST date: A is February to July (facts 3.3)."""
-    return f"{day.year - (day.month == 1)}{'A' if 1 < day.month < 8 else 'B'}"
