@@ -61,14 +61,12 @@ def json_field() -> Any:
     return Field(default=None, sa_column=sa.Column(JsonColumn))
 
 
-def insert_new(
-    session: Session, model: Any, values: dict[str, Any], give: Any = sa.literal(1)
-) -> Any:
+def insert_new(session: Session, model: Any, values: dict[str, Any], give: Any = None) -> Any:
     """Insert a row and return `give` of it; None, and nothing is changed, if its key is there."""
     insert = (postgresql if is_postgresql(session) else sqlite).insert
     new = insert(model).values(values).on_conflict_do_nothing()
     # A rowcount is not kept for every INSERT (-1 on PostgreSQL); a returned row is.
-    return session.execute(new.returning(give)).scalar()
+    return session.execute(new.returning(sa.literal(1) if give is None else give)).scalar()
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:

@@ -12,8 +12,8 @@ import pytest
 from sqlmodel import col, select
 
 from koa_ingestor.pipeline import Verdict, archive_key
-from koa_ingestor.store import Frame, Store
-from koa_ingestor.store.schema import Stream, jobs
+from koa_ingestor.store import Store
+from koa_ingestor.store.schema import Frame, Stream, jobs
 from koa_shared.contracts import (
     Event,
     EventBatch,
@@ -312,6 +312,24 @@ async def test_a_version_that_never_became_one_makes_room(
     assert await archive(db, store, new_prepared(other, raw="b")) == 1
 
 
+async def test_a_file_that_the_preparer_refuses_waits_for_an_operator(
+    db: Database, store: Store, new_file: MakeFile, new_event: Callable[..., Event]
+) -> None:
+    file, refusal = new_file(), {"code": "ANNOUNCE_REFUSED", "severity": "error", "message": ""}
+    told = [
+        new_event(file, "QUEUED", 0, step="announce", service="monitor"),
+        new_event(
+            file, "QUEUED", 1, step="refused", service="monitor",
+            findings=[refusal | {"step": "refused"}],
+        ),
+    ]  # fmt: skip
+    await db.write(store.apply, EventBatch(events=told))
+    assert [row.frame_id for row in await db.read(store.parked)] == [file.frame_id]
+    again = new_event(file, "PROCESSING", 1)
+    await db.write(store.apply, EventBatch(events=[again]))
+    assert await db.read(store.parked) == []
+
+
 async def turned_away(
     db: Database, store: Store, prepared: FilePrepared
 ) -> tuple[Verdict, int | None]:
@@ -341,7 +359,7 @@ async def test_a_conflict_that_is_accepted_is_the_next_version(
     other = new_prepared(new_file("kb0002.fits"), raw="b")
     assert await turned_away(db, store, other) == (Verdict.CONFLICT, 1)
     assert (await frame_of(db, store, other.frame_id)).status == "INVALID"
-    frame = await db.write(store.reopen, other.frame_id, "accept", OPERATOR, "rewritten")
+    frame = await db.write(store.reopen, other.frame_id, "accept", ("op", "rewritten"))
     assert frame.status == Status.TRANSFERRED
     assert [row.verb for row in await db.read(store.audits)] == ["accept"]
     job = await db.write(store.queue.claim, "ingest")

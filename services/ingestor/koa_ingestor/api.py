@@ -39,8 +39,6 @@ As = Annotated[Literal["version", "padded"], Body(alias="as")]
 async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Response) -> Any:
     """202: accepted, durable here. 200: known already."""
     fresh, row = await ctx.db.write(ctx.store.hand_over, frame, logs.traceparent())
-    ctx.published()
-    ctx.wake("ingest")
     response.status_code = 202 if fresh else 200
     return row
 
@@ -48,10 +46,7 @@ async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Respon
 @router.post("/events", summary="What happened to frames, sources, directories")
 async def events(batch: EventBatch, ctx: Ctx, _: Producer) -> dict[str, int]:
     """Apply a batch; repeats are dropped."""
-    applied = await ctx.db.write(ctx.store.apply, batch)
-    if batch.events:
-        ctx.published()
-    return {"applied": applied}
+    return {"applied": await ctx.db.write(ctx.store.apply, batch)}
 
 
 class Filters(BaseModel):
@@ -149,39 +144,27 @@ async def get_metadata(archived: Archived) -> dict[str, Any]:
     return dict(held.core)
 
 
-async def _reopen(ctx: Any, row: Any, verb: str, caller: Caller, why: str) -> Any:
-    row = await ctx.db.write(ctx.store.reopen, row.frame_id, verb, caller, why)
-    ctx.published()
-    ctx.wake("ingest")
-    return row
-
-
 @router.post("/frames/{name}/retry", response_model=Accepted, summary="Try a parked frame again")
 async def retry(name: str, ctx: Ctx, caller: Operator, why: Why = "") -> Any:
     """An ERROR of the ingestor goes on from the first attempt."""
-    row = await ctx.db.read(ctx.store.find, name)
-    if row.status != Status.ERROR:
-        raise Conflict(f"retry is for frames that are ERROR, this one is {row.status}")
-    return await _reopen(ctx, row, "retry", caller, why)
+    return await ctx.db.write(ctx.store.reopen, name, "retry", (caller.name, why))
 
 
 @router.post("/frames/{name}/accept", response_model=Accepted, summary="Decide a KOAID conflict")
 async def accept(name: str, ctx: Ctx, caller: Operator, as_: As, why: Why = "") -> Any:
     """`version`: the same exposure, rewritten. `padded`: another exposure."""
-    row = await ctx.db.read(ctx.store.find, name)
-    codes = {finding["code"] for finding in row.findings}
-    if row.status != Status.INVALID or "DUPLICATE_KOAID" not in codes:
-        raise Conflict("accept is for frames that are INVALID DUPLICATE_KOAID")
     if as_ == "padded":
+        row = await ctx.db.read(ctx.store.reopened, name, "accept")
         order = f'POST /v1/frames/{row.frame_id}/reprocess {{"fraction": "padded"}} on the preparer'
         raise Conflict(f"the products hold the KOAID: {order}", code="needs_reprocess")
-    return await _reopen(ctx, row, "accept", caller, why)
+    return await ctx.db.write(ctx.store.reopen, name, "accept", (caller.name, why))
 
 
 @router.get("/parked", summary="Frames that wait for an operator")
 async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
-    """Return the frames that are ERROR."""
-    return await list_frames(ctx, caller, Filters(status=Status.ERROR, limit=1000))
+    """Return the frames that are ERROR, or that the preparer refuses; the newest 1,000."""
+    rows = await ctx.db.read(ctx.store.parked)
+    return Page(items=[view(row.model_dump(), caller) for row in rows])
 
 
 @router.get("/audit", summary="What operators did")

@@ -14,7 +14,8 @@ from koa_shared.objects import ObjectStore
 from .api import router
 from .config import Config
 from .metrics import IngestorMetrics
-from .store import Store, jobs
+from .store import Store
+from .store.schema import jobs
 from .worker import Worker
 
 
@@ -27,10 +28,9 @@ class Ingestor(service.Service):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, jobs, IngestorMetrics())
-        self.store, self.objects = Store(self.queue), ObjectStore(config, config.ca_file)
-        self.worker = Worker(
-            config, self.store, self.objects, self.metrics, self.workshop, self.published
-        )
+        self.store = Store(self.queue, self.published)
+        self.objects = ObjectStore(config, config.ca_file)
+        self.worker = Worker(config, self.store, self.objects, self.metrics, self.workshop)
         self.changed = asyncio.Event()  # set, and replaced, when the stream grows
 
     def published(self) -> None:

@@ -18,7 +18,8 @@ from .config import Config
 from .errors import VerificationFailed
 from .metrics import IngestorMetrics
 from .pipeline import Claimed, Verdict, archive_key
-from .store import Frame, Store
+from .store import Store
+from .store.schema import Frame
 
 logger = structlog.get_logger("koa_ingestor")
 

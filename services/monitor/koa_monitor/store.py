@@ -112,8 +112,10 @@ class Store:
             return
         self.note_source(session, heard.source, last_value=heard.value)
         told = heard.model_dump(mode="json", exclude={"id"})
-        newest = {"sort_at": -float(number), "trace": trace}
-        self.queue.put(session, NewJob("resolve", str(number), heard.source, told, **newest))
+        job = NewJob(
+            "resolve", str(number), heard.source, told, sort_at=-float(number), trace=trace
+        )  # fmt: skip
+        self.queue.put(session, job)
 
     def decide(self, session: Session, /, job: Job, **decided: Any) -> None:
         """Record what was decided about a broadcast."""
@@ -131,6 +133,8 @@ class Store:
         if insert_new(session, File, values):
             decision, reason = "accepted", f"{file.size} bytes"
             self._announce(session, file, trace)
+        elif self.queue.unpark(session, "announce", file.frame_id):
+            decision, reason = "accepted", "announced again, the preparer has not taken it yet"
         if job is not None:
             decided = {"frame_id": file.frame_id, "path": file.path}
             self.decide(session, job, decision=decision, reason=reason, **decided)

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, FileWritten, FrameView, Status, Time
-from koa_shared.errors import Conflict, Rejected
+from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
+from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
 from koa_shared.web import Operator, Producer
 
@@ -41,8 +41,6 @@ async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response)
     """202: taken on, durable here. 200: known, also if its bytes were read already."""
     _check_known(ctx, file.instrument)
     fresh, row = await ctx.db.write(ctx.store.announce, file, logs.traceparent())
-    if fresh:
-        ctx.wake("prepare")
     response.status_code = 202 if fresh else 200
     return Accepted.model_validate(row, from_attributes=True)
 
@@ -73,12 +71,8 @@ async def again(
     order = order or Order()
     if verb == "release" and not order.waive:
         raise Rejected("release needs `waive`, the codes of the findings that may stand")
-    row = await ctx.db.read(ctx.store.file, frame_id)
-    if verb != "reprocess" and row.status not in (Status.ERROR, Status.INVALID):
-        raise Conflict(f"{frame_id} is {row.status}; {verb} is for ERROR and INVALID")
     options = order.model_dump(exclude={"why"}, exclude_defaults=True)
     row = await ctx.db.write(ctx.store.again, frame_id, verb, options, (who.name, order.why))
-    ctx.wake("prepare")
     return Accepted.model_validate(row, from_attributes=True)
 
 
@@ -101,5 +95,4 @@ async def resend(
 ) -> dict[str, int]:  # fmt: skip
     """For an ingestor whose catalogue was restored from a backup."""
     count = await ctx.db.write(ctx.store.resend, since)
-    ctx.wake("handover")
     return {"resent": count}

@@ -12,7 +12,7 @@ from koa_shared.client import Ingestor
 from koa_shared.config import PathMap
 from koa_shared.disks import Disks
 from koa_shared.instruments import load_instruments
-from koa_shared.jobs.outbox import EventSender
+from koa_shared.jobs.outbox import Outbox
 from koa_shared.objects import ObjectStore
 
 from .api import router
@@ -35,12 +35,12 @@ class Preparer(service.Service):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, jobs, PreparerMetrics())
-        self.store = Store(self.queue)
+        self.events = Outbox(outbox)
+        self.store = Store(self.queue, self.events)
         self.instruments = load_instruments(config.instruments_dir)
         check_rules(self.instruments)
         self.objects = ObjectStore(config, config.ca_file)
-        ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
-        self.sender = EventSender(self.db, outbox, ingestor.tell, self.circuits["ingestor"])
+        self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         columns = {
             name: columns_of(name, config.keyword_tables_dir, instrument.columns)
             for name, instrument in self.instruments.items()
@@ -48,8 +48,8 @@ class Preparer(service.Service):
         disks = Disks(self.circuits, PathMap(config.path_map))
         reader = Reader(config, self.db, self.store, disks, self.objects, self.instruments)
         self.worker = Worker(
-            config, self.store, reader, ingestor, open_provider(config, self.circuits),
-            self.metrics, self.workshop, columns, self.sender.wake,
+            config, self.store, reader, self.ingestor, open_provider(config, self.circuits),
+            self.metrics, self.workshop, columns,
         )  # fmt: skip
 
     async def refresh_held(self) -> None:
@@ -63,7 +63,8 @@ class Preparer(service.Service):
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes."""
-        return [self.sender.run(), self.objects.insist_on(self.config.staging_bucket)]
+        send = self.events.run(self.db, self.ingestor.tell, self.circuits["ingestor"])
+        return [send, self.objects.insist_on(self.config.staging_bucket)]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of dependencies, and which instruments are held back."""

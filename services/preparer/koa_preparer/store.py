@@ -30,6 +30,10 @@ PRIORITY = {
     Origin.RECOVERED: BACKLOG, Origin.REPROCESS: REPROCESS,
 }  # fmt: skip
 
+# Which ends an operator's verb leaves by a new generation.
+FAULTS = (Status.ERROR, Status.INVALID)
+LEAVES = {"retry": FAULTS, "release": FAULTS, "reprocess": (*FAULTS, Status.TRANSFERRED)}
+
 
 class Base(SQLModel, registry=registry()):
     """The preparer's own tables."""
@@ -244,8 +248,8 @@ class Store:
         `deed` is (who, why).  Raises NotAnEnd while the frame is on its way.
         """
         row = self.file(session, frame_id)
-        if not Status(row.status).is_end and row.status != Status.TRANSFERRED:
-            raise NotAnEnd(f"{frame_id} is {row.status}")
+        if row.status not in LEAVES[verb]:
+            raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")
         for queue in ("prepare", "handover", "enrich"):
             self.queue.drop(session, queue, f"{frame_id}:{row.generation}")
         changed = {"generation": row.generation, "status": row.status} | options

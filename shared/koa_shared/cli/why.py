@@ -37,6 +37,8 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
 
 def outlook(frame: FrameView, service: str, holds: list[str], *, long: bool) -> str:
     """Return what a frame on its way waits for."""
+    if frame.step == "refused":
+        return f"once that is mended, `koa submit {frame.path}` announces it again"
     if holds:
         return f"held back because {' and '.join(holds)}"
     if frame.next_attempt_at:

@@ -191,7 +191,7 @@ class JobQueue:
     def unpark(self, session: Session, queue: str, key: str) -> bool:
         """An operator says: try again, from the first attempt."""
         t = self.table.c
-        mine = sa.update(self.table).where(t.queue == queue, t.key == key, t.state != "leased")
+        mine = sa.update(self.table).where(t.queue == queue, t.key == key, t.state == "parked")
         result = session.execute(mine.values(state="ready", attempts=0, not_before=0))
         after_commit(session, partial(self.wake, queue))
         return bool(result.rowcount)  # type: ignore[attr-defined]

@@ -21,15 +21,17 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.db import after_commit, insert_new, is_postgresql, safe_json
+from koa_shared.errors import Conflict
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
-from koa_shared.web import Caller
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
 from .reads import Reads
 from .schema import Audit, EventSeen, Frame, NightSeen, Prepared, SourceSeen, Stream, Version
 
+# What an operator's verb reopens: a status, and a finding that must be there.
+REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
 
@@ -65,6 +67,7 @@ class Store(Reads):
         frame.koaid = frame.koaid or event.koaid
         if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
+            frame.step = event.step
         if event.program is not None:
             set_program(frame, event.program)
         if event.weather:
@@ -238,19 +241,29 @@ class Store(Reads):
 
     # Operators.
 
-    def reopen(self, session: Session, frame_id: str, verb: str, caller: Caller, why: str) -> Frame:
-        """An operator lets a frame of ours go on: retry of ERROR, accept of INVALID."""
-        frame = self._held(session, frame_id)
+    def reopened(self, session: Session, name: str, verb: str) -> Frame:
+        """Return the frame, locked, that a verb may leave the end of; raises Conflict."""
+        frame = self._held(session, self.find(session, name).frame_id)
+        status, code = REOPENS[verb]
+        codes = {finding["code"] for finding in frame.findings}
+        if frame.status != status or (code and code not in codes):
+            raise Conflict(f"{verb} is for {status} {code or ''}, this is {frame.status}")
+        return frame
+
+    def reopen(self, session: Session, name: str, verb: str, deed: tuple[str, str]) -> Frame:
+        """An operator lets a frame of ours go on; `deed` is (who, why)."""
+        frame, (who, why) = self.reopened(session, name, verb), deed
         changed = {"status": [frame.status, Status.TRANSFERRED]}
         frame.accepted = frame.accepted or verb == "accept"
         frame.status, frame.step, frame.attempt = Status.TRANSFERRED, verb, 0
         frame.next_attempt_at = None
-        key = f"{frame_id}:{frame.generation}"
+        key = f"{frame.frame_id}:{frame.generation}"
         if not self.queue.unpark(session, "ingest", key):
             self.queue.put(session, NewJob("ingest", key, frame.instrument, priority=1))
-        who, now = caller.name, utcnow()
-        deed = Audit(at=now, who=who, verb=verb, target=frame_id, why=why, changed=changed)
-        session.add(deed)
+        audit = Audit(
+            at=utcnow(), who=who, verb=verb, target=frame.frame_id, why=why, changed=changed
+        )  # fmt: skip
+        session.add(audit)
         self.publish(session, frame)
         return frame
 

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, or_, tuple_
+from sqlalchemy import and_, func, or_, tuple_
 from sqlmodel import Session, col, select
 
-from koa_shared.contracts import utcnow
+from koa_shared.contracts import Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
@@ -62,6 +62,12 @@ class Reads:
             return rows, None
         last = rows[limit - 1]
         return rows[:limit], f"{last.acquired.timestamp()}_{last.frame_id}"
+
+    def parked(self, session: Session) -> list[Frame]:
+        """Return the frames that wait for an operator: ERROR, and those no preparer takes."""
+        refused = and_(col(Frame.status) == Status.QUEUED, col(Frame.step) == "refused")
+        mine = select(Frame).where(or_(col(Frame.status) == Status.ERROR, refused))
+        return list(session.exec(mine.order_by(col(Frame.acquired).desc()).limit(1000)))
 
     def history(self, session: Session, name: str) -> tuple[Frame, list[EventSeen]]:
         """Return a frame and its events, in their order."""
