@@ -93,12 +93,11 @@ class Monitor(service.Service):
     async def source_states(self) -> list[SourceState]:
         """Return the state of every source."""
         rows = await self.db.read(self.store.source_rows)
-        remembered = {"last_value", "last_frame_at", "paused"}
         return [
             SourceState(
-                name=keyword.name, instrument=self.sources[keyword.name].name,
+                **rows[keyword.name].model_dump(exclude={"first_start"}),
+                instrument=self.sources[keyword.name].name,
                 connected=keyword.connected, heartbeat_age=keyword.heartbeat_age,
-                **rows[keyword.name].model_dump(include=remembered),
             )
             for keyword in self.keywords
         ]  # fmt: skip

@@ -173,7 +173,7 @@ class ThreadedSource(KeywordSource):
         await self.read((self.source.keyword,))
         self.connect()
         # A heartbeat that was lost before has to come back to be lost again.
-        while self.last_beat == stale or (self.heartbeat_age or 0) <= self.beat_limit:
+        while self.last_beat == stale or (self.heartbeat_age or 0) <= self.beat_limit:  # noqa: ASYNC110
             await asyncio.sleep(CHECK_SECONDS)
         raise ConnectionError(f"no heartbeat for {self.beat_limit:g} s")
 

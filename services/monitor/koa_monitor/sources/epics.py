@@ -37,7 +37,7 @@ class EpicsSource(KeywordSource):
             subscriptions.append(aioca.camonitor(self._pv(beat.keyword), self.beat))
         try:
             # aioca tells nobody when it closes one.
-            while all(s.state != s.CLOSED for s in subscriptions):
+            while all(s.state != s.CLOSED for s in subscriptions):  # noqa: ASYNC110
                 await asyncio.sleep(CHECK_SECONDS)
         finally:
             for subscription in subscriptions:

@@ -10,12 +10,11 @@ one microsecond apart.  Afterwards the source stays connected and silent.
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, NonNegativeFloat, TypeAdapter, ValidationError
 
 from koa_shared.instruments import Source
 
@@ -56,9 +55,7 @@ class ReplaySource(KeywordSource):
 def open_replay(recording: str, sources: Sequence[Source]) -> list[ReplaySource]:
     """Return a source for each of `sources`; raises OSError or ValueError, with the line."""
     path, _, speed = recording.partition("@")
-    if not re.fullmatch(r"\d*\.?\d+", speed or "1"):
-        raise ValueError(f"replay speed {speed!r} is not a number from 0 up")
-    lines, rate = [], float(speed or "1")
+    rate, lines = TypeAdapter(NonNegativeFloat).validate_python(speed or 1), []
     for number, text in enumerate(Path(path).read_text().splitlines(), 1):
         try:
             lines += [Recorded.model_validate_json(text)] if text.strip() else []
