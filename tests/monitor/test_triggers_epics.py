@@ -80,12 +80,12 @@ async def channels() -> AsyncIterator[None]:
 async def see_heartbeat(source: EpicsSource, ioc: Ioc) -> None:
     """Return when a heartbeat has come that was sent after this call."""
     if (beat := source.source.heartbeat) is None:
-        assert source.health.heartbeat_age is None
+        assert source.heartbeat_age is None
         return
     sent = time.monotonic()
     count = time.monotonic_ns() // 1000 % 2**31
     ioc.put({f"koa:{source.source.service}:{beat.keyword}": count})
-    while (source.health.heartbeat_age or 0) > time.monotonic() - sent:  # noqa: ASYNC110
+    while (source.heartbeat_age or 0) > time.monotonic() - sent:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 

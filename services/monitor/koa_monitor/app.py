@@ -20,11 +20,10 @@ from koa_shared.errors import DependencyDown
 from koa_shared.instruments import Instrument, Source, load_instruments
 from koa_shared.jobs.outbox import EventSender
 
+from . import sources
 from .api import router
 from .config import Config
 from .metrics import MonitorMetrics
-from .sources import Broadcast as Heard
-from .sources import open_sources
 from .store import Broadcast, Store, jobs, outbox
 from .worker import Worker
 
@@ -44,17 +43,15 @@ class Monitor(service.Service):
         self.store = Store(self.queue)
         self.disks = Disks(self.circuits, PathMap(config.path_map))
         self.instruments = load_instruments(config.instruments_dir)
-        self.sources = chosen(self.instruments, config.sources)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
-        preparer = Preparer("preparer", config.preparer_url, self.http)
+        self.sender = EventSender(self.db, outbox, self.ingestor.tell, self.circuits["ingestor"])
         self.worker = Worker(
-            config, self.store, self.disks, preparer, self.metrics, self.workshop,
-            self.instruments,
+            config, self.store, self.disks, Preparer("preparer", config.preparer_url, self.http),
+            self.metrics, self.workshop, self.instruments,
         )  # fmt: skip
-        tell, circuit = self.ingestor.tell, self.circuits["ingestor"]
-        self.sender = EventSender(self.db, outbox, tell, circuit)
-        heard = [source for source, _ in self.sources.values()]
-        self.keywords = open_sources(config.control, heard)
+        heard = chosen(self.instruments, config.sources)
+        self.sources = {source.name: instrument for source, instrument in heard}
+        self.keywords = sources.open_sources(config.control, [source for source, _ in heard])
         self._ledger_down = False
 
     def wake(self, *queues: str) -> None:
@@ -62,13 +59,10 @@ class Monitor(service.Service):
         super().wake(*queues)
         self.sender.wake()
 
-    async def hear(self, heard: Heard) -> None:
-        """Write a broadcast down before anything else happens (design 5)."""
-        row = Broadcast(
-            source=heard.source, service=self.sources[heard.source][0].service,
-            keyword=heard.keyword, value=safe_json(heard.value)[:MAX_PATH], time=heard.time,
-            read=dict(heard.read), initial=heard.initial, heard=utcnow(),
-        )  # fmt: skip
+    async def hear(self, heard: sources.Broadcast) -> None:
+        """Write a broadcast down before anything else; look for what may have been missed."""
+        row = Broadcast(**heard._asdict(), heard=utcnow())
+        row.value = safe_json(heard.value)[:MAX_PATH]
         try:
             await self.db.write(self.store.hear, row, logs.new_trace())
         except DependencyDown as error:
@@ -76,16 +70,18 @@ class Monitor(service.Service):
             self.metrics.missed.labels(heard.source).inc()
             logger.error("Broadcast missed", source=heard.source, why=str(error))
             return
+        self.wake("resolve")
         if self._ledger_down:
             self._ledger_down = False
-            await self._rescan(*self.sources)
-        self.wake("resolve", "announce")
+            await self._rescan(*self.sources.values())
+        elif heard.initial:
+            await self._rescan(self.sources[heard.source])
 
-    async def _rescan(self, *sources: str) -> None:
-        """Compare these sources' disks with the ledger."""
+    async def _rescan(self, *instruments: Instrument) -> None:
+        """Compare these instruments' disks with the ledger."""
         with contextlib.suppress(DependencyDown):
-            for instrument in sorted({self.sources[name][1].name for name in sources}):
-                await self.db.write(self.store.plan_rescan, instrument, {})
+            for name in sorted({instrument.name for instrument in instruments}):
+                await self.db.write(self.store.plan_rescan, name, {})
             self.wake("rescan")
 
     async def refresh_paused(self) -> None:
@@ -99,32 +95,32 @@ class Monitor(service.Service):
         rows = await self.db.read(self.store.source_rows)
         return [
             SourceState(
-                name=keyword.name, instrument=self.sources[keyword.name][1].name,
-                connected=keyword.health.connected, heartbeat_age=keyword.health.heartbeat_age,
-                **rows[keyword.name].model_dump(include={"last_value", "last_frame_at", "paused"}),
+                **rows[keyword.name].model_dump(exclude={"first_start"}),
+                instrument=self.sources[keyword.name].name,
+                connected=keyword.connected, heartbeat_age=keyword.heartbeat_age,
             )
             for keyword in self.keywords
         ]  # fmt: skip
 
     async def _report(self) -> None:
-        """Tell the ingestor how the sources are, every 10 s."""
+        """Tell the ingestor how the sources are, and what the rescans saw."""
         while True:
             try:
                 states = await self.source_states()
                 for state in states:
                     self.metrics.connected.labels(state.name).set(state.connected)
-                    age = self.metrics.heartbeat_age.labels(state.name)
-                    age.set(state.heartbeat_age or 0)
-                for found in [*self.worker.inventories, None]:
-                    await self.ingestor.tell(EventBatch(sources=states, inventory=found))
-                self.worker.inventories.clear()
+                    self.metrics.heartbeat_age.labels(state.name).set(state.heartbeat_age or 0)
+                await self.ingestor.tell(EventBatch(sources=states))
+                while found := self.worker.inventories:
+                    await self.ingestor.tell(EventBatch(inventory=found[0]))
+                    del found[0]
             except DependencyDown as error:
                 logger.debug("Source report not sent", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _rescans(self) -> None:
         while True:
-            await self._rescan(*self.sources)
+            await self._rescan(*self.sources.values())
             await asyncio.sleep(self.config.rescan_seconds)
 
     async def start(self) -> None:
@@ -134,7 +130,7 @@ class Monitor(service.Service):
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes: one for each source, and three more."""
-        listen = [keyword.run(self.hear, self._rescan) for keyword in self.keywords]
+        listen = [keyword.run(self.hear) for keyword in self.keywords]
         return [self.sender.run(), self._report(), self._rescans(), *listen]
 
     async def details(self) -> dict[str, Any]:
@@ -144,16 +140,14 @@ class Monitor(service.Service):
         return await super().details() | {"sources": states, "disks_paused": paused}
 
 
-def chosen(
-    instruments: Mapping[str, Instrument], names: str
-) -> dict[str, tuple[Source, Instrument]]:
+def chosen(instruments: Mapping[str, Instrument], names: str) -> list[tuple[Source, Instrument]]:
     """Return the sources to hear; raises ValueError for a name nobody has."""
     known = {s.name: (s, i) for i in instruments.values() for s in i.sources}
     default = [name for name, (source, _) in known.items() if not source.test]
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or default
-    if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"KOA_SOURCES names no source: {', '.join(unknown)}")
-    return {name: known[name] for name in wanted}
+    wanted = names.replace(",", " ").split() or default
+    if unknown := set(wanted) - set(known):
+        raise ValueError(f"KOA_SOURCES names no source: {', '.join(sorted(unknown))}")
+    return [known[name] for name in wanted]
 
 
 def create_app(config: Config | None = None) -> FastAPI:

@@ -1,9 +1,11 @@
 """What the monitor decides: values in, values out."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -35,10 +37,7 @@ class Ignored(Exception):
 def announced_path(
     source: Source, instrument: Instrument, value: str, read: Mapping[str, str]
 ) -> str:
-    """Return the path that a broadcast announces (facts 1.1, 1.2).
-
-    Raises Ignored when it announces none, or one that is not archived.
-    """
+    """Return the path that a broadcast announces (facts 1.1, 1.2), or raise Ignored."""
     if source.required is not None and value != source.required:
         raise Ignored(f"{source.keyword} is {value!r}, not {source.required!r}")
     if missing := [k for k in source.path_keywords if not read.get(k, "").strip()]:
@@ -64,9 +63,8 @@ def file_written(
 ) -> FileWritten:  # fmt: skip
     """Return the message that announces a file; `where` is (instrument, source)."""
     return FileWritten(
-        frame_id=stat.frame_id, instrument=where[0], source=where[1], path=stat.path,
-        size=stat.size, mtime_ns=stat.mtime_ns, detected=detected, origin=origin,
-        trigger=trigger,
+        **stat._asdict(), frame_id=stat.frame_id, instrument=where[0], source=where[1],
+        detected=detected, origin=origin, trigger=trigger,
     )  # fmt: skip
 
 
@@ -96,13 +94,12 @@ def frame_gaps(paths: Iterable[str]) -> list[str]:
 
     Files belong together by directory and the name before their number.
     """
-    runs: dict[str, set[tuple[int, int]]] = {}
-    for path in paths:
-        if match := FRAME_NAME.match(path):
-            runs.setdefault(match[1], set()).add((int(match[2]), len(match[2])))
+    runs = defaultdict[str, set[str]](set)
+    for match in filter(None, map(FRAME_NAME.match, paths)):
+        runs[match[1]].add(match[2])
     return [
-        f"{prefix}{before + 1:0{width}}-{after - 1:0{width}}"
+        f"{prefix}{int(before) + 1:0{len(after)}}-{int(after) - 1:0{len(after)}}"
         for prefix, numbers in sorted(runs.items())
-        for (before, _), (after, width) in zip(sorted(numbers), sorted(numbers)[1:], strict=False)
-        if after - before > 1
+        for before, after in pairwise(sorted(numbers, key=int))
+        if int(after) - int(before) > 1
     ][:100]

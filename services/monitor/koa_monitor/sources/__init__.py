@@ -1,14 +1,12 @@
-"""Keyword sources: one protocol, one module per control system (design 3)."""
+"""Keyword sources: one class, and one module per control system (design 3)."""
 
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from koa_shared.instruments import Source
 
 from .base import Broadcast as Broadcast
 from .base import KeywordSource as KeywordSource
-from .base import SourceUnavailable as SourceUnavailable
 from .epics import EpicsSource
 from .ktl import KtlSource
 from .mktl import MktlSource
@@ -21,28 +19,20 @@ LIBRARIES = {
 }
 
 
-def open_sources(control: str, sources: Sequence[Source]) -> list[KeywordSource]:
+def open_sources(control: str, sources: Sequence[Source]) -> Sequence[KeywordSource]:
     """Return one keyword source for each of `sources`, not yet running.
 
     `control` is `epics`, `ktl`, `mktl` or `replay:PATH[@SPEED]` (speed 1 is real
-    time, 0 as fast as possible).  Raises SourceUnavailable, with what to do about it.
+    time, 0 as fast as possible).  Raises ValueError, with what to do about it.
     """
-    kind, _, recording = control.partition(":")
-    if kind == "replay" and recording:
-        path, _, speed = recording.partition("@")
-        return open_replay(Path(path), speed or "1", sources)
+    if control.startswith("replay:"):
+        return open_replay(control.removeprefix("replay:"), sources)
     if control == "epics":
         return [EpicsSource(source) for source in sources]
-    if control not in LIBRARIES:
-        raise SourceUnavailable(
-            f"{control!r} is no control system; configure epics, ktl, mktl or replay:PATH[@SPEED]"
-        )
     adapter, remedy = LIBRARIES[control]
     try:
         module = importlib.import_module(control)
     except ImportError as error:
-        raise SourceUnavailable(
-            f"the Python module {control!r} can't be imported ({error}); {remedy}, or "
-            "configure another control system"
-        ) from error
+        why = f"the Python module {control!r} can't be imported ({error})"
+        raise ValueError(f"{why}; {remedy}, or configure another control system") from error
     return [adapter(source, module) for source in sources]

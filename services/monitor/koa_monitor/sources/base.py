@@ -1,19 +1,13 @@
-"""What all keyword sources share: the queue, the reads of a path, back-off, health.
-
-An adapter says how to subscribe (`_listen`) and how to read keywords (`read`), and calls
-`connect`, `disconnect`, `beat` and `heard`.  Updates wait in a queue that has no end, so
-that neither a slow consumer nor a slow read holds up a control system.
-"""
+"""What all keyword sources share: the queue, the reads of a path, back-off, heartbeats."""
 
 import asyncio
-import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -28,77 +22,41 @@ CHECK_SECONDS = 1.0  # how soon it is noticed that a subscription or a heartbeat
 LONGEST_BACKOFF = 10.0  # what returns after a night must be heard at once
 
 
-class SourceUnavailable(Exception):
-    """A source can't be used as configured; the sentence says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(NamedTuple):
     """One keyword update as heard; `time` is the keyword server's own stamp, UTC.
 
-    `read` holds `Source.path_keywords` as read right after, if `value` is the required one.
-    It lacks them if they could not be read: a rescan has to find the file.  `initial` marks
-    the value that came with a (re)connection: it may be old, or set while nobody listened.
+    `initial` marks the value that came with a (re)connection: it may be old, or set while
+    nobody listened.  `read` holds `Source.path_keywords` as read right after, if `value` is
+    the required one.  It lacks them if they could not be read: a rescan has to find the file.
     """
 
     source: str
+    service: str
     keyword: str
     value: str
     time: datetime
-    initial: bool = False
-    read: Mapping[str, str] = field(default_factory=dict)
+    initial: bool
+    read: Mapping[str, str]
 
 
-@dataclass(slots=True)
-class SourceHealth:
-    """How a source stands now; `last_beat` is of the monotonic clock."""
+class KeywordSource(ABC):
+    """One keyword of one control system, with its name in the instrument file.
 
-    connected: bool = False
-    last_value: str | None = None
-    last_time: datetime | None = None
-    last_error: str | None = None
-    last_beat: float | None = None
-    beat_limit: float = float("inf")
-
-    @property
-    def heartbeat_age(self) -> float | None:
-        """Seconds since the last heartbeat or, if none came, since the first connection."""
-        return None if self.last_beat is None else time.monotonic() - self.last_beat
-
-    @property
-    def heartbeat_lost(self) -> bool:
-        """Whether it stays away."""
-        return (self.heartbeat_age or 0) > self.beat_limit
-
-
-Hear = Callable[[Broadcast], Awaitable[None] | None]
-OnConnect = Callable[[str], Awaitable[None] | None]
-
-
-class KeywordSource(Protocol):
-    """One keyword of one control system, with its name in the instrument file."""
-
-    name: str
-    health: SourceHealth
-
-    async def run(self, hear: Hear, on_connect: OnConnect = lambda _: None) -> None:
-        """Listen until cancelled; reconnect for ever.
-
-        Every update leads to one call of `hear`, in order, and each (re)connection to one
-        of `on_connect` with the source's name, ahead of the initial value.  The calls wait
-        for each other; what they raise is logged and ends nothing.
-        """
-
-
-class QueuedSource(ABC):
-    """A keyword source but for its control system; see the module's docstring."""
+    An adapter says how to subscribe (`_listen`) and how to read keywords (`read`), and calls
+    `connect`, `disconnect`, `beat` and `heard`.  Updates wait in a queue that has no end, so
+    that neither a slow consumer nor a slow read holds up a control system.
+    """
 
     def __init__(self, source: Source) -> None:
-        self.source, self.name, self.health = source, source.name, SourceHealth()
-        if source.heartbeat:
-            self.health.beat_limit = source.heartbeat.seconds + HEARTBEAT_GRACE
-        self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
-        self._initial = True
+        self.source, self.name = source, source.name
+        self.connected, self._initial = False, True
+        self.last: tuple[str, datetime] | None = None  # value and stamp
+        self.last_error: str | None = None
+        self.last_beat: float | None = None  # on the monotonic clock
+        period = source.heartbeat.seconds if source.heartbeat else float("inf")
+        self.beat_limit = period + HEARTBEAT_GRACE
+        self._reading = asyncio.Lock()
+        self._heard: asyncio.Queue[asyncio.Task[Broadcast]] = asyncio.Queue()
 
     @abstractmethod
     async def _listen(self) -> None:
@@ -108,47 +66,64 @@ class QueuedSource(ABC):
     async def read(self, keywords: tuple[str, ...]) -> dict[str, str]:
         """Read keywords of the same service, afresh."""
 
-    async def run(self, hear: Hear, on_connect: OnConnect = lambda _: None) -> None:
-        """Listen until cancelled (see KeywordSource.run)."""
-        self._loop = asyncio.get_running_loop()
-        self._reading = asyncio.Lock()
-        # Updates whose paths are being read; None stands for a (re)connection.
-        self._heard: asyncio.Queue[asyncio.Task[Broadcast] | None] = asyncio.Queue()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._supervise())
-                tasks.create_task(self._deliver(hear, on_connect))
-        finally:
-            self._loop = None
-            self.disconnect("not running")
+    @property
+    def heartbeat_age(self) -> float | None:
+        """Seconds since the last heartbeat or, if none came, since the first connection."""
+        return None if self.last_beat is None else time.monotonic() - self.last_beat
+
+    async def run(self, hear: Callable[[Broadcast], Awaitable[None]]) -> None:
+        """Listen until cancelled; reconnect for ever.
+
+        Every update leads to one call of `hear`.  The calls come in order and wait for each
+        other; what they raise is logged and ends nothing.
+        """
+        await asyncio.gather(self._keep_listening(), self._deliver(hear))
+
+    async def _keep_listening(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._listen()
+                why = "subscription ended"
+            except Exception as error:  # noqa: BLE001 (a source never ends)
+                why = f"{type(error).__name__}: {error}"
+            attempt = 0 if self.connected else attempt + 1
+            self.disconnect(why)
+            await asyncio.sleep(backoff(attempt, 0.2, LONGEST_BACKOFF))
+
+    async def _deliver(self, hear: Callable[[Broadcast], Awaitable[None]]) -> None:
+        while True:
+            update = await self._heard.get()
+            try:
+                await hear(await update)
+            except Exception:
+                logger.exception("A broadcast could not be handled", source=self.name)
 
     def connect(self) -> None:
         """Note that the control system answers."""
-        if not self.health.connected:
+        if not self.connected:
             logger.info("Source is connected", source=self.name)
-            self.health.connected, self.health.last_error = True, None
-            if self.source.heartbeat and self.health.last_beat is None:
+            self.connected, self.last_error = True, None
+            if self.source.heartbeat and self.last_beat is None:
                 self.beat()
-            self._heard.put_nowait(None)
 
     def disconnect(self, why: str) -> None:
         """Note that the control system is gone; the next value is an initial one."""
-        if self.health.connected or why != self.health.last_error:
+        if self.connected or why != self.last_error:
             logger.warning("Source is not connected", source=self.name, why=why)
-        self.health.connected, self.health.last_error, self._initial = False, why, True
+        self.connected, self.last_error, self._initial = False, why, True
 
-    def beat(self) -> None:
-        """Note a heartbeat."""
-        self.health.last_beat = time.monotonic()
+    def beat(self, *_: object) -> None:
+        """Note a heartbeat; from any thread."""
+        self.last_beat = time.monotonic()
 
     def heard(self, value: str, stamp: datetime, read: Mapping[str, str] | None = None) -> None:
         """Take one update in; the same value and stamp again are the same update."""
         self.connect()
-        health, initial, self._initial = self.health, self._initial, False
-        if initial or (value, stamp) != (health.last_value, health.last_time):
-            health.last_value, health.last_time = value, stamp
-            keyword = self.source.keyword
-            update = Broadcast(self.name, keyword, value, stamp, initial, read or {})
+        initial, self._initial = self._initial, False
+        if initial or (value, stamp) != self.last:
+            self.last, names = (value, stamp), (self.name, self.source.service, self.source.keyword)
+            update = Broadcast(*names, value, stamp, initial, read or {})
             # The path is read right after the trigger, whatever `hear` is at.
             self._heard.put_nowait(asyncio.create_task(self._with_path(update)))
 
@@ -162,47 +137,14 @@ class QueuedSource(ABC):
                 last, read = None, await self.read(keywords)
                 while read != last:
                     last, read = read, await self.read(keywords)
-                return replace(update, read=read)
+                return update._replace(read=read)
         except Exception as error:  # noqa: BLE001 (whatever a control system raises)
-            why = str(error) or f"no answer in {READ_SECONDS:g} s"
-        self.health.last_error = f"{', '.join(keywords)} can't be read: {why}"
-        logger.warning("Path keywords can't be read", source=self.name, why=self.health.last_error)
-        return update
-
-    async def _supervise(self) -> None:
-        attempt = 0
-        while True:
-            try:
-                await self._listen()
-                why = "subscription ended"
-            except Exception as error:  # noqa: BLE001 (a source never ends)
-                why = f"{type(error).__name__}: {error}"
-            attempt = 0 if self.health.connected else attempt + 1
-            self.disconnect(why)
-            await asyncio.sleep(backoff(attempt, 0.2, LONGEST_BACKOFF))
-
-    async def _until(self, ended: Callable[[], bool]) -> None:
-        """Wait until a subscription has ended, and report a heartbeat that stays away."""
-        lost = False
-        while not ended():
-            if self.health.heartbeat_lost != lost:
-                lost = not lost
-                sentence = "Heartbeat is lost" if lost else "Heartbeat is back"
-                logger.warning(sentence, source=self.name)
-            await asyncio.sleep(CHECK_SECONDS)
-
-    async def _deliver(self, hear: Hear, on_connect: OnConnect) -> None:
-        while True:
-            update = await self._heard.get()
-            try:
-                result = hear(await update) if update else on_connect(self.name)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:
-                logger.exception("A broadcast could not be handled", source=self.name)
+            why = repr(error)
+            logger.warning("Path can't be read", source=self.name, keywords=keywords, why=why)
+            return update
 
 
-class ThreadedSource(QueuedSource):
+class ThreadedSource(KeywordSource):
     """A source whose library blocks, and calls back on threads of its own.
 
     Such a library tells nothing of connections: a lost heartbeat is a disconnection, and
@@ -211,8 +153,7 @@ class ThreadedSource(QueuedSource):
 
     def __init__(self, source: Source, module: Any) -> None:
         super().__init__(source)
-        self.module = module
-        self._registered = False
+        self.module, self._loop, self._registered = module, asyncio.get_running_loop(), False
         # One thread each: a service that hangs holds up no other source.
         self._pool = ThreadPoolExecutor(1, f"source-{source.name}")
 
@@ -225,29 +166,24 @@ class ThreadedSource(QueuedSource):
         """Read one keyword afresh, and call back if it is the trigger; may block."""
 
     async def _listen(self) -> None:
-        stale = self.health.last_beat
+        stale = self.last_beat
         if not self._registered:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._register)
+            await self._loop.run_in_executor(self._pool, self._register)
             self._registered = True
         await self.read((self.source.keyword,))
         self.connect()
         # A heartbeat that was lost before has to come back to be lost again.
-        await self._until(lambda: self.health.last_beat != stale and self.health.heartbeat_lost)
-        raise ConnectionError(f"no heartbeat for {self.health.beat_limit:g} s")
+        while self.last_beat == stale or (self.heartbeat_age or 0) <= self.beat_limit:  # noqa: ASYNC110
+            await asyncio.sleep(CHECK_SECONDS)
+        raise ConnectionError(f"no heartbeat for {self.beat_limit:g} s")
 
     async def read(self, keywords: tuple[str, ...]) -> dict[str, str]:
         """Read keywords one after the other."""
-        loop = asyncio.get_running_loop()
-        return {k: await loop.run_in_executor(self._pool, self._fetch, k) for k in keywords}
+        run = self._loop.run_in_executor
+        return {keyword: await run(self._pool, self._fetch, keyword) for keyword in keywords}
 
     def on_update(self, text: str, seconds: float) -> None:
         """Take in an update and its server's stamp; from any thread."""
-        self._hand_over(self.heard, text, datetime.fromtimestamp(seconds, UTC))
-
-    def on_heartbeat(self, *_: object) -> None:
-        """Take in a heartbeat; from any thread."""
-        self._hand_over(self.beat)
-
-    def _hand_over(self, function: Callable[..., None], *args: object) -> None:
-        if loop := self._loop:
-            loop.call_soon_threadsafe(function, *args)
+        stamp = datetime.fromtimestamp(seconds, UTC)
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            self._loop.call_soon_threadsafe(self.heard, text, stamp)

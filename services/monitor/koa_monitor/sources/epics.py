@@ -4,12 +4,13 @@ Texts are char arrays or long strings, up to 256 bytes; a plain DBR_STRING would
 path at 39 characters.  Connection is Channel Access's own state.
 """
 
-from datetime import UTC, datetime, timedelta
+import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import aioca
 
-from .base import QueuedSource
+from .base import CHECK_SECONDS, KeywordSource
 
 CONNECT_SECONDS = 5.0  # how soon it is told that nobody serves a PV
 
@@ -19,7 +20,7 @@ def _text(value: Any) -> str:
     return bytes(value).split(b"\0", 1)[0].decode(errors="replace")
 
 
-class EpicsSource(QueuedSource):
+class EpicsSource(KeywordSource):
     """One keyword as a PV."""
 
     def _pv(self, keyword: str) -> str:
@@ -33,19 +34,18 @@ class EpicsSource(QueuedSource):
         )  # fmt: skip
         subscriptions = [trigger]
         if beat := self.source.heartbeat:
-            subscriptions.append(aioca.camonitor(self._pv(beat.keyword), lambda _: self.beat()))
+            subscriptions.append(aioca.camonitor(self._pv(beat.keyword), self.beat))
         try:
             # aioca tells nobody when it closes one.
-            await self._until(lambda: any(s.state == s.CLOSED for s in subscriptions))
+            while all(s.state != s.CLOSED for s in subscriptions):  # noqa: ASYNC110
+                await asyncio.sleep(CHECK_SECONDS)
         finally:
             for subscription in subscriptions:
                 subscription.close()
 
     def _on_trigger(self, value: Any) -> None:
         if value.ok:
-            seconds, nanoseconds = value.raw_stamp
-            micro = timedelta(microseconds=nanoseconds // 1000)
-            self.heard(_text(value), datetime.fromtimestamp(seconds, UTC) + micro)
+            self.heard(_text(value), datetime.fromtimestamp(value.timestamp, UTC))
         else:
             self.disconnect(str(value))
 

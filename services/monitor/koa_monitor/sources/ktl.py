@@ -16,21 +16,21 @@ class KtlSource(ThreadedSource):
         trigger = self.module.cache(service, self.source.keyword)
         if beat:
             heartbeat = self.module.cache(service, beat.keyword)
-            heartbeat.callback(self.on_heartbeat)
+            heartbeat.callback(self.beat)
             heartbeat.monitor(wait=False)
             # KTL then renews its own broken subscriptions (facts 1.1).
-            self.module.cache(service).heartbeat(beat.keyword, self.health.beat_limit)
+            self.module.cache(service).heartbeat(beat.keyword, self.beat_limit)
         trigger.callback(self._on_trigger)
         trigger.monitor(prime=False)
 
     def _fetch(self, keyword: str) -> str:
         item = self.module.cache(self.source.service, keyword)
-        if keyword == self.source.keyword:
-            with self._lock:
-                self._last = None  # to be told again, even if nothing changed
+        if keyword != self.source.keyword:
+            return str(item.read(timeout=READ_SECONDS))
+        with self._lock:
+            self._last = None  # to be told again, even if nothing changed
         text = str(item.read(timeout=READ_SECONDS))
-        if keyword == self.source.keyword:
-            self._on_trigger(item)
+        self._on_trigger(item)
         return text
 
     def _on_trigger(self, keyword: Any) -> None:

@@ -20,7 +20,7 @@ class MktlSource(ThreadedSource):
     def _register(self) -> None:
         trigger = self._item(self.source.keyword)
         if beat := self.source.heartbeat:
-            self._item(beat.keyword).register(self.on_heartbeat)
+            self._item(beat.keyword).register(self.beat)
         trigger.register(self._on_trigger)
 
     def _fetch(self, keyword: str) -> str:

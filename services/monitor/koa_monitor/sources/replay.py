@@ -10,16 +10,15 @@ one microsecond apart.  Afterwards the source stays connected and silent.
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, NonNegativeFloat, TypeAdapter, ValidationError
 
 from koa_shared.instruments import Source
 
-from .base import KeywordSource, QueuedSource, SourceUnavailable
+from .base import KeywordSource
 
 
 class Recorded(BaseModel):
@@ -32,50 +31,39 @@ class Recorded(BaseModel):
     read: dict[str, str] = {}
 
 
-class ReplaySource(QueuedSource):
-    """One source's part of a recorded night, of all lines with their delays from the start."""
+class ReplaySource(KeywordSource):
+    """One source's part of a night, whose lines have their delays from the start."""
 
     def __init__(self, source: Source, night: Sequence[tuple[timedelta, Recorded]]) -> None:
         super().__init__(source)
-        this = (source.name, source.keyword)
-        self._recorded = [(d, line) for d, line in night if (line.source, line.keyword) == this]
+        self._night = [(delay, line) for delay, line in night if line.source == source.name]
 
     async def _listen(self) -> None:
         start = datetime.now(UTC)
         self.connect()
         self._initial = False  # each is a change, as it was that night
-        for delay, line in self._recorded:
-            wait = (start + delay - datetime.now(UTC)).total_seconds()
-            await asyncio.sleep(max(0.0, wait))
+        for delay, line in self._night:
+            await asyncio.sleep((start + delay - datetime.now(UTC)).total_seconds())
             self.heard(line.value, start + delay, line.read)
         await asyncio.Event().wait()
 
-    async def read(self, _: tuple[str, ...]) -> dict[str, str]:
+    async def read(self, keywords: tuple[str, ...]) -> dict[str, str]:
         """Refuse: what the recording lacks can't be read any more."""
-        raise LookupError("the recording holds no 'read' for it")
+        raise LookupError(f"the recording holds no {', '.join(keywords)}")
 
 
-def open_replay(path: Path, speed: str, sources: Sequence[Source]) -> list[KeywordSource]:
-    """Return a source for each of `sources`; raises SourceUnavailable, with the line."""
-    if not re.fullmatch(r"\d*\.?\d+", speed):
-        raise SourceUnavailable(f"replay speed {speed!r} is not a number from 0 up")
-    lines, rate = _load(path), float(speed)
+def open_replay(recording: str, sources: Sequence[Source]) -> list[ReplaySource]:
+    """Return a source for each of `sources`; raises OSError or ValueError, with the line."""
+    path, _, speed = recording.partition("@")
+    rate, lines = TypeAdapter(NonNegativeFloat).validate_python(speed or 1), []
+    for number, text in enumerate(Path(path).read_text().splitlines(), 1):
+        try:
+            lines += [Recorded.model_validate_json(text)] if text.strip() else []
+        except ValidationError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    lines.sort(key=lambda line: line.t)
     night = [
         ((line.t - lines[0].t) / rate if rate else timedelta(microseconds=n), line)
         for n, line in enumerate(lines)
     ]
     return [ReplaySource(source, night) for source in sources]
-
-
-def _load(path: Path) -> list[Recorded]:
-    lines = []
-    try:
-        texts = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceUnavailable(f"recording {path} can't be read: {error}") from error
-    for number, text in enumerate(texts, 1):
-        try:
-            lines += [Recorded.model_validate_json(text)] if text.strip() else []
-        except ValidationError as error:
-            raise SourceUnavailable(f"{path}, line {number}: {error}") from error
-    return sorted(lines, key=lambda line: line.t)

@@ -1,0 +1,172 @@
+"""The monitor as a whole, without a control system and without peers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from koa_monitor.app import Monitor, create_app
+from koa_monitor.config import Config
+from koa_monitor.sources import Broadcast
+from koa_shared.contracts import Inventory
+from koa_shared.errors import DependencyDown
+from tests.conftest import NOON
+
+READ = {"OUTDIR": "/s/sdata700", "OUTFILE": "e", "LFRAMENO": "7"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "night.jsonl").write_text("")
+    return Config(
+        dev=True, var=tmp_path, sources="kcwi_blue, esi", path_map=f"/s={tmp_path}",
+        control=f"replay:{tmp_path / 'night.jsonl'}", missing_seconds=0,
+        preparer_url="http://127.0.0.1:9", ingestor_url="http://127.0.0.1:9",
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def app(config: Config) -> AsyncIterator[Any]:
+    made = create_app(config)
+    Monitor(config).db.migrate()
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def monitor(app: Any) -> Monitor:
+    context: Monitor = app.state.context
+    return context
+
+
+@pytest.fixture
+async def http(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://monitor") as client:
+        yield client
+
+
+def heard(value: str = "/s/sdata1400/kb1.fits", *, initial: bool = False) -> Broadcast:
+    return Broadcast("kcwi_blue", "kbds", "LOUTFILE", value, NOON, initial, {})
+
+
+async def test_each_connection_asks_for_a_rescan(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def rescan(*instruments: Any) -> None:
+        asked.append(tuple(i.name for i in instruments))
+
+    monkeypatch.setattr(monitor, "_rescan", rescan)
+    await monitor.hear(heard("/s/sdata1400/kb1.fits", initial=True))
+    await monitor.hear(heard("/s/sdata1400/kb2.fits"))
+    assert asked == [("KCWI",)]
+
+
+async def test_a_missed_broadcast_is_followed_by_a_rescan_of_everything(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def rescan(*instruments: Any) -> None:
+        asked.append(tuple(i.name for i in instruments))
+
+    async def away(*_: Any) -> None:
+        raise DependencyDown("database", "the disk is full")
+
+    monkeypatch.setattr(monitor, "_rescan", rescan)
+    with monkeypatch.context() as down:
+        down.setattr(monitor.db, "write", away)
+        await monitor.hear(heard("/s/sdata1400/kb1.fits"))
+    await monitor.hear(heard("/s/sdata1400/kb2.fits"))
+    await monitor.hear(heard("/s/sdata1400/kb3.fits"))
+    assert asked == [("KCWI", "ESI")]
+
+
+async def test_no_inventory_is_lost_while_one_is_told(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = Monitor(config)
+    monitor.db.migrate()
+    await monitor.start()
+    first, second = (
+        Inventory(night="2025-12-08", instrument=name, on_disk=1, announced=1, frame_gaps=[])
+        for name in ("KCWI", "ESI")
+    )
+    told: list[Inventory] = []
+    monitor.worker.inventories.append(first)
+
+    async def tell(batch: Any) -> None:
+        if batch.inventory:
+            told.append(batch.inventory)
+        if batch.inventory == first:
+            monitor.worker.inventories.append(second)  # a rescan ends just then
+        if len(told) == 2:
+            raise DependencyDown("ingestor", "enough")
+
+    monkeypatch.setattr(monitor.ingestor, "tell", tell)
+    reporting = asyncio.create_task(monitor._report())
+    async with asyncio.timeout(10):
+        while len(told) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    reporting.cancel()
+    assert told == [first, second]
+    assert monitor.worker.inventories == [second]  # it could not be told
+
+
+async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: Monitor) -> None:
+    states = (await http.get("/v1/sources")).json()
+    told = [(s["name"], s["instrument"], s["connected"], s["paused"]) for s in states]
+    assert told == [("kcwi_blue", "KCWI", True, False), ("esi", "ESI", True, False)]
+    assert (await http.post("/v1/sources/esi/pause")).json()["paused"] is True
+    assert monitor.worker.paused == {"esi"}
+    assert (await http.post("/v1/sources/esi/resume")).json()["paused"] is False
+    assert monitor.worker.paused == set()
+    unknown = await http.post("/v1/sources/hires/pause")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_source")
+    assert (await http.post("/v1/sources/esi/forget")).status_code == 422
+
+
+@pytest.mark.parametrize("order", [None, {}, {"since": "2025-12-08T00:00:00Z", "resend": True}])
+async def test_a_rescan_is_planned(http: httpx.AsyncClient, order: dict[str, Any] | None) -> None:
+    answer = await http.post("/v1/sources/esi/rescan", json=order)
+    assert (answer.status_code, answer.json()["instrument"]) == (202, "ESI")
+    wrong = await http.post("/v1/sources/esi/rescan", json={"since": "yesterday"})
+    assert wrong.status_code == 422
+
+
+async def test_triggers_tell_what_was_decided(http: httpx.AsyncClient, monitor: Monitor) -> None:
+    await monitor.hear(heard("/elsewhere/kb1.fits"))
+    [row] = (await http.get("/v1/triggers", params={"source": "kcwi_blue"})).json()["items"]
+    assert (row["value"], row["service"], row["time"]) == (
+        "/elsewhere/kb1.fits", "kbds", "2025-12-08T12:00:00.000Z",
+    )  # fmt: skip
+    assert "read" not in row
+
+
+async def test_a_file_is_submitted(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    (tmp_path / "sdata1400").mkdir()
+    (tmp_path / "sdata1400" / "kb1.fits").write_text("x")
+
+    async def submit(path: str, **more: str) -> tuple[int, str]:
+        answer = await http.post("/v1/files", json={"path": path} | more)
+        body = answer.json()
+        return answer.status_code, body.get("decision") or body["code"]
+
+    assert await submit("/sdata1400/kb1.fits") == (202, "accepted")
+    assert await submit("/s/sdata1400/kb1.fits", instrument="kcwi") == (200, "duplicate")
+    assert await submit("/s/sdata1400/kb1.fits", source="kcwi_blue") == (200, "duplicate")
+    assert await submit("/s/sdata1400/mira/kb1.fits") == (200, "ignored")
+    assert await submit("/s/sdata1400/kb2.fits") == (422, "FITS_NOT_FOUND")
+    assert await submit("/s/nowhere/kb1.fits") == (422, "unknown_instrument")
+    assert await submit("/s/sdata1400/kb1.fits", instrument="X") == (422, "unknown_instrument")
+    assert await submit("/s/sdata1400/kb1.fits", source="x") == (404, "unknown_source")
+
+
+def test_a_source_nobody_has_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="KOA_SOURCES names no source: kcwi_green"):
+        Monitor(Config(dev=True, var=tmp_path, sources="esi,kcwi_green"))
