@@ -72,8 +72,9 @@ async def test_a_missed_broadcast_is_followed_by_a_rescan_of_everything(
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
-    async def rescan(*instruments: Any) -> None:
+    async def rescan(*instruments: Any) -> bool:
         asked.append(tuple(i.name for i in instruments))
+        return len(asked) == 2  # the first could not be written down either
 
     async def away(*_: Any) -> None:
         raise DependencyDown("database", "the disk is full")
@@ -84,7 +85,8 @@ async def test_a_missed_broadcast_is_followed_by_a_rescan_of_everything(
         await monitor.hear(heard("/s/sdata1400/kb1.fits"))
     await monitor.hear(heard("/s/sdata1400/kb2.fits"))
     await monitor.hear(heard("/s/sdata1400/kb3.fits"))
-    assert asked == [("KCWI", "ESI")]
+    await monitor.hear(heard("/s/sdata1400/kb4.fits"))
+    assert asked == [("KCWI", "ESI")] * 2
 
 
 async def test_no_inventory_is_lost_while_one_is_told(
@@ -94,28 +96,28 @@ async def test_no_inventory_is_lost_while_one_is_told(
     monitor.db.migrate()
     await monitor.start()
     first, second = (
-        Inventory(night="2025-12-08", instrument=name, on_disk=1, announced=1, frame_gaps=[])
-        for name in ("KCWI", "ESI")
+        Inventory(night="2025-12-08", instrument="KCWI", on_disk=n, announced=n) for n in (1, 2)
     )
     told: list[Inventory] = []
-    monitor.worker.inventories.append(first)
+    monitor.worker.inventories["KCWI"] = first
 
     async def tell(batch: Any) -> None:
         if batch.inventory:
             told.append(batch.inventory)
-        if batch.inventory == first:
-            monitor.worker.inventories.append(second)  # a rescan ends just then
-        if len(told) == 2:
-            raise DependencyDown("ingestor", "enough")
+        if batch.inventory is first:
+            monitor.worker.inventories["KCWI"] = second  # a rescan ends just then
+        if second in told:
+            raise DependencyDown("ingestor", "it could not be told")
 
+    monkeypatch.setattr("koa_monitor.app.REPORT_SECONDS", 0.01)
     monkeypatch.setattr(monitor.ingestor, "tell", tell)
     reporting = asyncio.create_task(monitor._report())
     async with asyncio.timeout(10):
         while len(told) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    reporting.cancel()
+            await asyncio.sleep(0.001)
     assert told == [first, second]
-    assert monitor.worker.inventories == [second]  # it could not be told
+    assert monitor.worker.inventories == {"KCWI": second}
+    reporting.cancel()
 
 
 async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: Monitor) -> None:

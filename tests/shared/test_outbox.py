@@ -93,8 +93,8 @@ Put = Callable[..., None]
 
 
 async def test_sent_in_order_and_then_forgotten(
-    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put, new_file: Callable[..., FileWritten],
-    new_event: Callable[..., Event],
+    db: Database, outbox: Outbox, ingestor: Ingestor, put: Put,
+    new_file: Callable[..., FileWritten], new_event: Callable[..., Event],
 ) -> None:  # fmt: skip
     whole = new_event(
         new_file(), "INVALID", 1, koaid="KB.20251208.43200.00", attempt=3,

@@ -47,7 +47,7 @@ InstrumentOf = Annotated[Instrument, Depends(_instrument)]
 
 
 @router.get("/sources", response_model=list[c.SourceState], summary="The sources and their state")
-async def list_sources(ctx: Ctx) -> Any:
+async def list_sources(ctx: Ctx, _: Operator) -> Any:
     """Return every source this monitor hears."""
     return await ctx.source_states()
 
@@ -60,7 +60,6 @@ async def rescan(
     """Look for files that nobody announced since then; `resend`: announce known ones again."""
     order = {"since": since and since.isoformat(), "resend": resend}
     await ctx.db.write(ctx.store.plan_rescan, instrument.name, order)
-    ctx.wake("rescan")
     return {"instrument": instrument.name, "decision": "planned"}
 
 
@@ -77,7 +76,11 @@ async def pause(
 
 @router.get("/triggers", summary="Every broadcast heard and what was decided")
 async def triggers(
-    ctx: Ctx, source: str | None = None, path: str | None = None, cursor: int | None = None
+    ctx: Ctx,
+    _: Operator,
+    source: str | None = None,
+    path: str | None = None,
+    cursor: int | None = None,
 ) -> c.Page[TriggerView]:
     """Return broadcasts, newest first, 100 a page."""
     rows = await ctx.db.read(ctx.store.triggers, source, path, cursor)
@@ -103,8 +106,7 @@ async def submit(
     stat = Stat(path, found.st_size, found.st_mtime_ns)
     where = (instrument.name, submission.source or "manual")
     file = file_written(stat, where, c.utcnow(), c.Origin.MANUAL)
-    decision, reason = await ctx.db.write(ctx.store.accept, file, None, logs.traceparent())
-    ctx.wake("announce")
+    decision, reason = await ctx.db.write(ctx.store.accept, file, logs.traceparent())
     response.status_code = 202 if decision == "accepted" else 200
     return c.Submitted(frame_id=file.frame_id, decision=decision, reason=reason)
 

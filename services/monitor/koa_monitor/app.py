@@ -18,7 +18,7 @@ from koa_shared.db import safe_json
 from koa_shared.disks import Disks
 from koa_shared.errors import DependencyDown
 from koa_shared.instruments import Instrument, Source, load_instruments
-from koa_shared.jobs.outbox import EventSender
+from koa_shared.jobs.outbox import Outbox
 
 from . import sources
 from .api import router
@@ -40,11 +40,11 @@ class Monitor(service.Service):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, jobs, MonitorMetrics())
-        self.store = Store(self.queue)
+        self.events = Outbox(outbox)
+        self.store = Store(self.queue, self.events)
         self.disks = Disks(self.circuits, PathMap(config.path_map))
         self.instruments = load_instruments(config.instruments_dir)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
-        self.sender = EventSender(self.db, outbox, self.ingestor.tell, self.circuits["ingestor"])
         self.worker = Worker(
             config, self.store, self.disks, Preparer("preparer", config.preparer_url, self.http),
             self.metrics, self.workshop, self.instruments,
@@ -53,11 +53,6 @@ class Monitor(service.Service):
         self.sources = {source.name: instrument for source, instrument in heard}
         self.keywords = sources.open_sources(config.control, [source for source, _ in heard])
         self._ledger_down = False
-
-    def wake(self, *queues: str) -> None:
-        """Jobs and events were put down."""
-        super().wake(*queues)
-        self.sender.wake()
 
     async def hear(self, heard: sources.Broadcast) -> None:
         """Write a broadcast down before anything else; look for what may have been missed."""
@@ -70,19 +65,18 @@ class Monitor(service.Service):
             self.metrics.missed.labels(heard.source).inc()
             logger.error("Broadcast missed", source=heard.source, why=str(error))
             return
-        self.wake("resolve")
         if self._ledger_down:
-            self._ledger_down = False
-            await self._rescan(*self.sources.values())
+            self._ledger_down = not await self._rescan(*self.sources.values())
         elif heard.initial:
             await self._rescan(self.sources[heard.source])
 
-    async def _rescan(self, *instruments: Instrument) -> None:
-        """Compare these instruments' disks with the ledger."""
+    async def _rescan(self, *instruments: Instrument) -> bool:
+        """Have these instruments' disks compared with the ledger; False if it is away."""
         with contextlib.suppress(DependencyDown):
             for name in sorted({instrument.name for instrument in instruments}):
                 await self.db.write(self.store.plan_rescan, name, {})
-            self.wake("rescan")
+            return True
+        return False
 
     async def refresh_paused(self) -> None:
         """Read again which sources are paused."""
@@ -111,9 +105,10 @@ class Monitor(service.Service):
                     self.metrics.connected.labels(state.name).set(state.connected)
                     self.metrics.heartbeat_age.labels(state.name).set(state.heartbeat_age or 0)
                 await self.ingestor.tell(EventBatch(sources=states))
-                while found := self.worker.inventories:
-                    await self.ingestor.tell(EventBatch(inventory=found[0]))
-                    del found[0]
+                for name, found in list(self.worker.inventories.items()):
+                    await self.ingestor.tell(EventBatch(inventory=found))
+                    if self.worker.inventories[name] is found:
+                        del self.worker.inventories[name]
             except DependencyDown as error:
                 logger.debug("Source report not sent", why=str(error))
             await asyncio.sleep(REPORT_SECONDS)
@@ -131,7 +126,8 @@ class Monitor(service.Service):
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes: one for each source, and three more."""
         listen = [keyword.run(self.hear) for keyword in self.keywords]
-        return [self.sender.run(), self._report(), self._rescans(), *listen]
+        send = self.events.run(self.db, self.ingestor.tell, self.circuits["ingestor"])
+        return [send, self._report(), self._rescans(), *listen]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of peers, sources and disks."""

@@ -41,7 +41,7 @@ class Worker:
     workshop: Workshop
     instruments: dict[str, Instrument]
     paused: set[str] = field(default_factory=set)
-    inventories: list[Inventory] = field(default_factory=list)
+    inventories: dict[str, Inventory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db, every = self.workshop.db, self.instruments.values()
@@ -133,7 +133,7 @@ class Worker:
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
-            self.inventories.append(inventory(instrument.name, found, known))
+            self.inventories[instrument.name] = inventory(instrument.name, found, known)
 
     def _walk(
         self, instrument: Instrument, root: str, since: datetime, *, flat: bool
