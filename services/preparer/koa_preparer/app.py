@@ -1,6 +1,9 @@
 """Wires the preparer together and starts it."""
 
+import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from fastapi import FastAPI
 from koa_shared import service
 from koa_shared.client import Ingestor
 from koa_shared.config import PathMap
+from koa_shared.contracts import utcnow
 from koa_shared.disks import Disks
+from koa_shared.errors import DependencyDown
 from koa_shared.instruments import load_instruments
 from koa_shared.jobs.outbox import Outbox
 from koa_shared.objects import ObjectStore
@@ -41,6 +46,7 @@ class Preparer(service.Service):
         check_rules(self.instruments)
         self.objects = ObjectStore(config, config.ca_file)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
+        self.provider = open_provider(config, self.circuits)
         columns = {
             name: columns_of(name, config.keyword_tables_dir, instrument.columns)
             for name, instrument in self.instruments.items()
@@ -48,8 +54,8 @@ class Preparer(service.Service):
         disks = Disks(self.circuits, PathMap(config.path_map))
         reader = Reader(config, self.db, self.store, disks, self.objects, self.instruments)
         self.worker = Worker(
-            config, self.store, reader, self.ingestor, open_provider(config, self.circuits),
-            self.metrics, self.workshop, columns,
+            config, self.store, reader, self.ingestor, self.provider, self.metrics,
+            self.workshop, columns,
         )  # fmt: skip
 
     async def refresh_held(self) -> None:
@@ -61,10 +67,20 @@ class Preparer(service.Service):
         """Learn what is held back before the lanes open."""
         await self.refresh_held()
 
+    async def _look_ahead(self) -> None:
+        """Ask who observes tonight before the night's first frame does; again every hour."""
+        while True:
+            hst_date = utcnow().date() - timedelta(days=1)
+            for instrument in self.instruments.values():
+                with suppress(DependencyDown):
+                    telescope = instrument.telescope or 1
+                    await self.provider.night(hst_date, telescope, instrument.name)
+            await asyncio.sleep(3600)
+
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes."""
         send = self.events.run(self.db, self.ingestor.tell, self.circuits["ingestor"])
-        return [send, self.objects.insist_on(self.config.staging_bucket)]
+        return [send, self._look_ahead(), self.objects.insist_on(self.config.staging_bucket)]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of dependencies, and which instruments are held back."""
