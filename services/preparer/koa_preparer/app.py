@@ -1,6 +1,5 @@
 """Wires the preparer together and starts it."""
 
-import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,9 @@ from koa_shared.instruments import load_instruments
 from koa_shared.jobs.outbox import EventSender
 from koa_shared.objects import ObjectStore
 
-from . import preview
 from .api import router
 from .config import Config
 from .metrics import PreparerMetrics
-from .pipeline import tables
 from .pipeline.metadata import columns_of
 from .providers.gather import open_provider
 from .rules import check_rules
@@ -66,8 +63,7 @@ class Preparer(service.Service):
         return {"instrument": name, "paused": paused}
 
     async def start(self) -> None:
-        """Import what is slow to import, before the first frame has to wait for it."""
-        await asyncio.gather(asyncio.to_thread(tables.warm), asyncio.to_thread(preview.warm))
+        """Learn what is held back before the lanes open."""
         self.worker.held = await self.db.read(self.store.paused)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
