@@ -26,8 +26,7 @@ _SUM_NOTES = {"DATASUM": "KOA: data unit checksum", "CHECKSUM": "KOA: HDU checks
 _CARDS = re.compile(rb"(?s:(?!END(?: {5}| {0,4}[^A-Z0-9_ -])|\0{2880}).{80})*+")
 _NUMBER = r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[EDed][+-]?[0-9]++)?"
 _STRING = r"'((?:[^']|'')*|.*?)'"  # the second choice is 'it's', a quote not doubled
-_PLAIN = rf"({_NUMBER})|(\( *{_NUMBER} *, *{_NUMBER} *\))|([TF]?)"
-_FIELD = re.compile(rf"=? *+(?:{_STRING}|{_PLAIN}) *+(?:/(.*))?", re.DOTALL)
+_FIELD = re.compile(rf"=? *+(?:{_STRING}|({_NUMBER})|([TF]?)) *+(?:/(.*))?", re.DOTALL)
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # What may be set: not what tells the structure, nor what has no value of its own.
@@ -84,24 +83,16 @@ class Header:
 class Hdu(NamedTuple):
     """One header-data unit; offsets and sizes in bytes, `shape` in numpy's order."""
 
-    name: str
-    kind: str
     header: Header
-    start: int
-    data_start: int
-    data_size: int
-    bitpix: int
-    shape: tuple[int, ...]
-
-    @property
-    def cards_end(self) -> int:
-        """Offset of the END card."""
-        return self.start + CARD * len(self.header.cards)
-
-    @property
-    def end(self) -> int:
-        """Offset behind the padding."""
-        return self.data_start + _padded(self.data_size)
+    name: str = ""
+    kind: str = "PRIMARY"
+    start: int = 0
+    cards_end: int = 0  # where END stands
+    data_start: int = 0
+    data_size: int = 0
+    end: int = 0  # behind the padding
+    bitpix: int = 8
+    shape: tuple[int, ...] = ()
 
 
 class Structure(NamedTuple):
@@ -154,15 +145,15 @@ def _read_hdu(view: memoryview, index: int, start: int) -> Hdu:
         raise FitsError("CORRUPTED_HDU", f"HDU {index} has too many cards or HDUs before it.")
     if end + CARD > len(view) or bytes(view[end : end + 3]) != b"END":
         raise Incomplete("TRUNCATED", f"The header of HDU {index} is not complete.")
-    header, at = Header(read_cards(bytes(view[start:end]))), _padded(end + CARD)
+    header, data = Header(read_cards(bytes(view[start:end]))), _padded(end + CARD)
     if index == 1 and header.get("ZIMAGE") is True:
         raise FitsError("COMPRESSED_RAW", "The file is compressed by fpack; only FITS is taken.")
     bitpix, shape, size = _layout(header, index)
-    if size and (missing := at + size - len(view)) > 0:
+    if size and (missing := data + size - len(view)) > 0:
         raise Incomplete("TRUNCATED", f"HDU {index} lacks {missing} of its {size} bytes of data.")
-    kind = str(header.get("XTENSION")).strip() if index else "PRIMARY"
-    name = str(header.get("EXTNAME") or "").strip()
-    return Hdu(name, kind, header, start, at, size, bitpix, shape)
+    name, kind = (str(header.get(key) or "").strip() for key in ("EXTNAME", "XTENSION"))
+    kind = kind if index else "PRIMARY"
+    return Hdu(header, name, kind, start, end, data, size, _padded(data + size), bitpix, shape)
 
 
 def _layout(header: Header, index: int) -> tuple[int, tuple[int, ...], int]:
@@ -204,8 +195,8 @@ def parse_card(raw: bytes) -> Card:
     if not (found := _FIELD.fullmatch(text)):
         value, _, comment = text.removeprefix("=").partition(" /")
         return Card(keyword, value.strip(), comment.strip(), unreadable=True)
-    string, number, pair, logical, comment = found.groups()
-    result: Value = {"T": True, "F": False}.get(logical, pair)
+    string, number, logical, comment = found.groups()
+    result: Value = {"T": True, "F": False}.get(logical)
     if number:
         whole = number.lstrip("+-").isdigit()
         result = int(number) if whole else float(number.upper().replace("D", "E"))
@@ -291,15 +282,15 @@ def encode_checksum(total: int) -> str:
 def verify_checksums(data: Buffer, hdu: Hdu) -> list[str]:
     """Return which of DATASUM and CHECKSUM do not match; blank ones are passed over."""
     told = {key: hdu.header.get(key) for key in _SUM_NOTES}
-    texts = {key: str(value).strip() for key, value in told.items() if value is not None}
-    if not any(texts.values()):
+    texts = {key: text for key, value in told.items() if (text := str(value or "").strip())}
+    if not texts:
         return []
     view = memoryview(data).cast("B")
     body = datasum(view[hdu.data_start : hdu.end])
     head = bytes(view[hdu.start : hdu.data_start]).ljust(hdu.data_start - hdu.start)
     right = {"DATASUM": texts.get("DATASUM", "").lstrip("0") == str(body).lstrip("0")}
     right["CHECKSUM"] = datasum(head, body) in (0, 0xFFFFFFFF)
-    return [key for key, text in texts.items() if text and not right[key]]
+    return [key for key in texts if not right[key]]
 
 
 def pixels(data: Buffer, hdu: Hdu) -> np.ndarray[Any, Any] | None:

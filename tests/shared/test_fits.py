@@ -148,11 +148,12 @@ def test_a_prefix_is_accepted_only_in_padding_or_between_hdus() -> None:
 def test_what_is_truncated_says_so() -> None:
     data = written([image(("i2", [70, 200]))])
     hdu = fits.read_structure(data).hdus[1]
-    for size in (5, 90, 3000, 6000, 20_000, data_end(hdu) - 1):
+    for size in (5, 90, 3000, 6000, 20_000):
         with pytest.raises(fits.Incomplete) as caught:
             fits.read_structure(data[:size], 2)
         assert caught.value.code == "TRUNCATED"
-    assert "lacks 1 of its 28000 bytes" in str(caught.value)
+    with pytest.raises(fits.Incomplete, match="lacks 1 of its 28000 bytes"):
+        fits.read_structure(data[: data_end(hdu) - 1], 2)
     cut = fits.read_structure(data[: data_end(hdu)], 2)
     assert (cut.padding_missing, cut.trailing) == (True, 0)
 
@@ -356,7 +357,7 @@ def test_damaged_headers_raise_nothing_else(chance: random.Random) -> None:
         ("KEY     = 1.5D-3", 1.5e-3, "", False),
         ("KEY     = .5", 0.5, "", False),
         ("KEY     = 5.", 5.0, "", False),
-        ("KEY     = (1.0, -2.5E3) / pair", "(1.0, -2.5E3)", "pair", False),
+        ("KEY     = (1.0, -2.5E3) / pair", "(1.0, -2.5E3)", "pair", True),
         ("KEY     = NaN / no number", "NaN", "no number", True),
         ("KEY     = #### Error ### / dead", "#### Error ###", "dead", True),
         ("KEY     = 2023/05/06", 2023, "05/06", False),

@@ -157,5 +157,4 @@ def product(name: str, role: str, key: str, found: Digests) -> Product:
 
 def stored_header(cards: Sequence[Sequence[fits.Value]]) -> fits.Hdu:
     """Return a primary HDU with a header that was stored as a list, and no data."""
-    header = fits.Header(fits.Card(str(card[0]), card[1], "") for card in cards)
-    return fits.Hdu("", "PRIMARY", header, 0, 0, 0, 8, ())
+    return fits.Hdu(fits.Header(fits.Card(str(card[0]), card[1], "") for card in cards))

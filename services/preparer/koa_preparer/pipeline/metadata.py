@@ -31,7 +31,7 @@ PART, SIXTIETHS = r"(?:\d+\.?\d*|\.\d+)", r"(?:[0-5]?\d(?:\.\d*)?|60(?:\.0*)?)"
 ANGLE = re.compile(
     rf"[+-]? *{PART}(?:[:dh ] *{SIXTIETHS}(?:[:m ] *{SIXTIETHS})?)?[dhms]?", re.ASCII
 )
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Remark = tuple[str, str]  # the code of a finding, and what is odd
 
 
@@ -125,9 +125,7 @@ def metadata_table(
             remarks.append(("MD_HEADER_KEYWORD_UNREADABLE", "the card can't be read"))
         row.append(_cell(column, None if remarks else values.get(key), remarks))
         findings += [warning(code, "metadata", f"{key}: {odd}") for code, odd in remarks]
-    nulls = [NULL if column.nulls_allowed else "" for column in columns]
-    keywords, types = [c.keyword for c in columns], [c.type for c in columns]
-    heads = (keywords, types, [""] * len(columns), nulls)
+    heads = zip(*((c.keyword, c.type, "", NULL * c.nulls_allowed) for c in columns), strict=True)
     return ipac_text([column.size for column in columns], heads, [row]).encode("ascii"), findings
 
 
@@ -156,7 +154,7 @@ def _cell(column: Column, value: Value, remarks: list[Remark]) -> str:
 
 def _cleaned(column: Column, value: Value) -> Value:
     if isinstance(value, str):
-        value = UNPRINTABLE.sub(" ", value).rstrip(" ")
+        value = CONTROL.sub(" ", value).rstrip(" ")
         value = value.encode("ascii", "xmlcharrefreplace").decode()  # facts 3.3
     if value in NULLS or (isinstance(value, float) and not math.isfinite(value)):
         value = None

@@ -3,10 +3,8 @@
 import asyncio
 import os
 import stat
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from koa_shared import fits
 from koa_shared.contracts import utcnow
@@ -22,16 +20,9 @@ from ..errors import RawGone
 from ..pipeline import frame as make
 from ..store import File, Store
 
-T = TypeVar("T")
-
 CHUNK = 8 << 20
 SLOWEST = 2 << 20  # bytes/s; a mount that reads slower than that counts as hung
-_CPU = ThreadPoolExecutor(4, "cpu")
-
-
-async def think(function: Callable[..., T], *args: Any) -> T:
-    """Run a function that computes in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(_CPU, function, *args)
+think = asyncio.to_thread  # runs what computes; disks, S3 and databases have own threads
 
 
 class Raw(NamedTuple):
@@ -58,11 +49,11 @@ class Reader:
 
         Raises NotYet while it is missing or grows, FrameFault when it stays so.
         """
+        fault, size = FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}"), -1
         if (row.size, row.mtime_ns) == (0, 0):
-            raise FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}")
+            raise fault
         if row.generation > 1 and row.raw_sha256 and row.koaid:
             return await self._same_bytes(row)
-        fault, size = FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}"), -1
         try:
             data, mtime_ns = await self.bytes(row)
             size = len(data)
