@@ -68,11 +68,12 @@ class Header:
         if (at := self._first.get(keyword.upper())) is None:
             return default
         value, pieces = self.cards[at].value, list[str]()
-        for card in self.cards[at + 1 :]:
-            if card.keyword != "CONTINUE" or not str(value).endswith("&"):
+        while isinstance(value, str) and value.endswith("&"):
+            at += 1
+            if at == len(self.cards) or self.cards[at].keyword != "CONTINUE":
                 break
-            pieces.append(str(value)[:-1])
-            value = card.value
+            pieces.append(value[:-1])
+            value = self.cards[at].value
         return "".join([*pieces, str(value)]) if pieces else value
 
     def as_list(self) -> list[list[Value]]:
