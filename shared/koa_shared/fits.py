@@ -97,12 +97,10 @@ class Hdu(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A complete file and what is odd about it; `trailing` bytes follow the HDUs."""
+    """A complete file, and what is odd about it: finding's code to text."""
 
     hdus: tuple[Hdu, ...]
-    header_junk: bool
-    padding_missing: bool
-    trailing: int
+    odd: dict[str, str]
 
 
 def read_structure(data: Buffer, min_hdus: int = 1) -> Structure:
@@ -116,9 +114,14 @@ def read_structure(data: Buffer, min_hdus: int = 1) -> Structure:
         min_hdus = max(min_hdus, extra + 1)
     if len(hdus) < min_hdus:
         raise Incomplete("TRUNCATED", f"Only {len(hdus)} of {min_hdus} HDUs are there.")
-    fills = (bytes(view[hdu.cards_end : hdu.data_start]).rstrip(b" ") for hdu in hdus)
-    junk = any(fill != b"END" for fill in fills)
-    return Structure(tuple(hdus), junk, end > len(view), max(0, len(view) - end))
+    fills, odd = (view[hdu.cards_end : hdu.data_start] for hdu in hdus), dict[str, str]()
+    if any(bytes(fill).rstrip(b" ") != b"END" for fill in fills):
+        odd["HEADER_JUNK"] = "the fill behind END is not blanks"
+    if (trailing := len(view) - end) < 0:
+        odd["PADDING_MISSING"] = "the last block is not filled up"
+    elif trailing:
+        odd["TRAILING_BYTES"] = f"{trailing} bytes stand behind the last HDU"
+    return Structure(tuple(hdus), odd)
 
 
 def _hdu_follows(view: memoryview, at: int) -> bool:

@@ -113,7 +113,7 @@ def test_structure_is_what_astropy_sees(layouts: list[Any], rows: int) -> None:
     hdus = [image(layout, f"n{n}") for n, layout in enumerate(layouts)]
     data = written([*hdus, table(rows)])
     seen = fits.read_structure(data, len(layouts) + 2)
-    assert (seen.trailing, seen.padding_missing) == (0, False)
+    assert seen.odd == {}
     with oracle.open(io.BytesIO(data)) as expected:
         assert len(seen.hdus) == len(expected)
         for ours, theirs in zip(seen.hdus, expected, strict=True):
@@ -155,7 +155,7 @@ def test_what_is_truncated_says_so() -> None:
     with pytest.raises(fits.Incomplete, match="lacks 1 of its 28000 bytes"):
         fits.read_structure(data[: data_end(hdu) - 1], 2)
     cut = fits.read_structure(data[: data_end(hdu)], 2)
-    assert (cut.padding_missing, cut.trailing) == (True, 0)
+    assert set(cut.odd) == {"PADDING_MISSING"}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,8 @@ def test_hdus_asked_for(cards: tuple[str, ...], asked: int, *, complete: bool) -
 @pytest.mark.parametrize("rest", [b"\0", b"\0" * 2880, b"XTENSIOX", b"XY", b"junk" * 900])
 def test_bytes_behind_the_last_hdu_are_reported(rest: bytes) -> None:
     seen = fits.read_structure(primary() + extension() + rest)
-    assert (len(seen.hdus), seen.trailing) == (2, len(rest))
+    text = f"{len(rest)} bytes stand behind the last HDU"
+    assert (len(seen.hdus), seen.odd) == (2, {"TRAILING_BYTES": text})
 
 
 @pytest.mark.parametrize("rest", [b"X", b"XTENSIO", b"XTENSION", b"XTENSION= 'IMAGE'"])
@@ -195,9 +196,9 @@ def test_the_beginning_of_an_extension_is_waited_for(rest: bytes) -> None:
 def test_junk_behind_end_is_reported(end: str) -> None:
     cards = b"".join(map(card, ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", end]))
     seen = fits.read_structure(cards + bytes(range(240, 256)) * (2560 // 16))
-    assert seen.header_junk
+    assert set(seen.odd) == {"HEADER_JUNK"}
     assert len(seen.hdus[0].header.cards) == 3
-    assert not fits.read_structure(cards.ljust(2880)).header_junk or end != "END"
+    assert ("HEADER_JUNK" in fits.read_structure(cards.ljust(2880)).odd) is (end != "END")
 
 
 def test_cards_that_begin_like_end_are_not_the_end() -> None:
@@ -207,7 +208,7 @@ def test_cards_that_begin_like_end_are_not_the_end() -> None:
 
 def test_a_hole_in_a_header_is_waited_for() -> None:
     data = primary() + bytes(2880) + extension()
-    assert fits.read_structure(data).trailing == 2 * 2880 + 2880
+    assert fits.read_structure(data).odd["TRAILING_BYTES"].startswith(f"{3 * 2880} ")
     start = b"".join(map(card, ["XTENSION= 'IMAGE'", "BITPIX  = 8", "NAXIS   = 0"]))
     with pytest.raises(fits.Incomplete):
         fits.read_structure(primary() + start + bytes(2 * 2880) + extension())
@@ -566,7 +567,7 @@ def test_missing_padding_does_not_change_the_sums() -> None:
     assert fits.verify_checksums(cut, fits.read_structure(cut).hdus[1]) == []
     alone = written([], checksum=True)
     alone = alone[: len(alone.rstrip()) + 78]
-    assert fits.read_structure(alone).padding_missing
+    assert set(fits.read_structure(alone).odd) == {"PADDING_MISSING"}
     assert fits.verify_checksums(alone, fits.read_structure(alone).hdus[0]) == []
 
 
@@ -638,7 +639,7 @@ def frame(make: Callable[..., int], dump: Path, folder: Path, *options: str) -> 
 def test_real_headers(dump: Path, make_frame: Callable[..., int], tmp_path: Path) -> None:
     data = frame(make_frame, dump, tmp_path)
     seen = fits.read_structure(data)
-    assert (seen.header_junk, seen.padding_missing, seen.trailing) == (False, False, 0)
+    assert seen.odd == {}
     compare_with_astropy(data, seen)
     for hdu in seen.hdus:
         json.dumps(hdu.header.as_list(), allow_nan=False)
@@ -688,9 +689,11 @@ def test_real_headers_with_junk(dump: Path, make_frame: Callable[..., int], tmp_
     seen = fits.read_structure(data)
     clean = fits.read_structure(frame(make_frame, dump, tmp_path))
     filled = any(h.data_start - h.cards_end > fits.CARD for h in seen.hdus)
-    assert (seen.header_junk, seen.trailing) == (filled, fits.BLOCK)
+    assert ("HEADER_JUNK" in seen.odd) is filled
+    assert seen.odd["TRAILING_BYTES"].startswith(f"{fits.BLOCK} ")
+    assert "PADDING_MISSING" not in seen.odd
     assert [h.header.cards for h in seen.hdus] == [h.header.cards for h in clean.hdus]
-    assert (seen.hdus[-1].end, seen.padding_missing) == (clean.hdus[-1].end, False)
+    assert seen.hdus[-1].end == clean.hdus[-1].end
     last = clean.hdus[-1]
     size = data_end(last) - 1 if last.data_size else last.cards_end
     cut = frame(make_frame, dump, tmp_path, "--truncate", str(size))

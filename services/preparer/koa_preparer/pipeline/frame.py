@@ -62,13 +62,7 @@ def acquired_time(
 
 def odd_structure(structure: fits.Structure) -> list[Finding]:
     """Return what is odd about a complete file; it is kept byte for byte."""
-    trailing = f"{structure.trailing} bytes stand behind the last HDU"
-    odd = (
-        (structure.header_junk, "HEADER_JUNK", "the fill behind END is not blanks"),
-        (structure.padding_missing, "PADDING_MISSING", "the last block is not filled up"),
-        (structure.trailing, "TRAILING_BYTES", trailing),
-    )
-    return [warning(code, "structure", text) for there, code, text in odd if there]
+    return [warning(code, "structure", text) for code, text in structure.odd.items()]
 
 
 def checksum_findings(data: memoryview, structure: fits.Structure) -> list[Finding]:
