@@ -1,13 +1,14 @@
 """FITS as bytes (FITS Standard 4.0): whatever they are, only `FitsError` comes."""
 
+import json
 import math
 import re
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .errors import FrameFault
 
 BLOCK, CARD = 2880, 80
 MAX_CARDS = 20_000  # of one header; the longest real ones have 721 (HIRES, LRIS)
@@ -15,6 +16,7 @@ MAX_HDUS = 1_000  # of one file; five are the most in the headers at hand (LRIS)
 SIZES = range(2**34 + 1)  # bytes of data, to 100 times a real frame; sum fits 64 bits
 Buffer = bytes | bytearray | memoryview
 Value = str | int | float | bool | None
+Updates = Sequence[tuple[str, Value, str]]  # keyword, value, comment
 _TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _MAGIC = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"PK\x03\x04", b"\xfd7zXZ\0", b"(\xb5/\xfd")
 _COMMENTARY = ("", "COMMENT", "HISTORY")
@@ -24,46 +26,24 @@ _SUM_NOTES = {"DATASUM": "KOA: data unit checksum", "CHECKSUM": "KOA: HDU checks
 _CARDS = re.compile(rb"(?s:(?!END(?: {5}| {0,4}[^A-Z0-9_ -])|\0{2880}).{80})*+")
 _NUMBER = r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[EDed][+-]?[0-9]++)?"
 _STRING = r"'((?:[^']|'')*|.*?)'"  # the second choice is 'it's', a quote not doubled
-_PLAIN = rf"({_NUMBER})|(\( *{_NUMBER} *, *{_NUMBER} *\))|([TF]?)"
-_FIELD = re.compile(rf" *+(?:{_STRING}|{_PLAIN}) *+(?:/(.*))?", re.DOTALL)
+_FIELD = re.compile(rf"=? *+(?:{_STRING}|({_NUMBER})|([TF]?)) *+(?:/(.*))?", re.DOTALL)
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_SHORT_KEYWORD = re.compile(r"[A-Z0-9_.-]{1,8}")
-_KEYWORD = re.compile(r"[!-<>-~]+(?: [!-<>-~]+)*")
-_FIXED = re.compile(r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|CONTINUE|END|.{49,}")
+# What may be set: not what tells the structure, nor what has no value of its own.
+_FREE = re.compile(
+    r"(?!(?:SIMPLE|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|END|CONTINUE|COMMENT|HISTORY)$)[A-Z0-9_-]{1,8}"
+)
 
 
-class FitsError(Exception):
-    """The file is at fault; the text says how, `code` is the finding's."""
+class FitsError(FrameFault):
+    """The file can't be archived as FITS; `code` is the finding's."""
 
-    code: str
-
-    def __init_subclass__(cls, code: str) -> None:
-        cls.code = code
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message, "structure")
 
 
-class EmptyFile(FitsError, code="EMPTY_FILE"):
-    """There is not one byte."""
-
-
-class UnreadableFits(FitsError, code="UNREADABLE_FITS"):
-    """The bytes are no FITS file."""
-
-
-class CompressedRaw(FitsError, code="COMPRESSED_RAW"):
-    """The file is compressed: gzip, compress, bzip2, zip, xz, zstd or fpack."""
-
-
-class CorruptedHdu(FitsError, code="CORRUPTED_HDU"):
-    """A header declares what cannot be."""
-
-
-class Truncated(FitsError, code="TRUNCATED"):
-    """The file has `size` bytes so far and must have `needed` at the least."""
-
-    def __init__(self, what: str, needed: int, size: int) -> None:
-        self.needed, self.size = max(needed, size + 1), size
-        super().__init__(f"{what} not complete: {size} bytes of {self.needed} or more are there.")
+class Incomplete(FitsError):
+    """The file is empty or ends too early: the rest may come."""
 
 
 class Card(NamedTuple):
@@ -72,266 +52,213 @@ class Card(NamedTuple):
     keyword: str
     value: Value
     comment: str
-    raw: bytes
     unreadable: bool = False
 
 
-@dataclass(frozen=True)
 class Header:
-    """The cards before END in order, read when asked for; keywords in any case."""
+    """The cards before END in order: repeats, CONTINUE and blank ones too."""
 
-    raw: bytes = field(repr=False)
-
-    def __contains__(self, keyword: str) -> bool:
-        return keyword.upper() in self._index
-
-    @cached_property
-    def cards(self) -> tuple[Card, ...]:
-        """All cards: repeats, CONTINUE and blank ones too."""
-        return tuple(map(self._card, range(0, len(self.raw), CARD)))
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        text = self.raw.decode("latin-1")
-        starts = reversed(range(0, len(text), CARD))
-        return {_split(text[at : at + CARD])[0].upper(): at for at in starts}
-
-    def _card(self, at: int) -> Card:
-        return parse_card(self.raw[at : at + CARD])
+    def __init__(self, cards: Iterable[Card]) -> None:
+        self.cards = tuple(cards)
+        backwards = reversed([*enumerate(self.cards)])
+        self._first = {card.keyword.upper(): at for at, card in backwards}
 
     def get(self, keyword: str, default: Value = None) -> Value:
-        """Return the first value of a keyword, a long string in one piece."""
-        if (at := self._index.get(keyword.upper())) is None:
+        """Return the first value of a keyword in any case, a long string in one piece."""
+        if (at := self._first.get(keyword.upper())) is None:
             return default
-        value, pieces = self._card(at).value, list[str]()
+        value, pieces = self.cards[at].value, list[str]()
         while isinstance(value, str) and value.endswith("&"):
-            card = self._card(at := at + CARD)
-            if card.keyword != "CONTINUE":
+            at += 1
+            if at == len(self.cards) or self.cards[at].keyword != "CONTINUE":
                 break
             pieces.append(value[:-1])
-            value = card.value
-        return f"{''.join(pieces)}{value}".rstrip(" ") if pieces else value
+            value = self.cards[at].value
+        return "".join([*pieces, str(value)]) if pieces else value
 
     def as_list(self) -> list[list[Value]]:
         """Return [keyword, value, comment] of every card, fit for a JSON store."""
         return [[clean(text) for text in card[:3]] for card in self.cards]
 
 
-@dataclass(frozen=True, slots=True)
-class Hdu:
+class Hdu(NamedTuple):
     """One header-data unit; offsets and sizes in bytes, `shape` in numpy's order."""
 
-    index: int
-    name: str
-    kind: str
     header: Header
-    start: int
-    data_start: int
-    data_size: int
-    bitpix: int
-    shape: tuple[int, ...]
-
-    @property
-    def data_end(self) -> int:
-        """Offset behind the last data byte."""
-        return self.data_start + self.data_size
-
-    @property
-    def end(self) -> int:
-        """Offset behind the padding."""
-        return _padded(self.data_end)
+    name: str = ""
+    kind: str = "PRIMARY"
+    start: int = 0
+    cards_end: int = 0  # where END stands
+    data_start: int = 0
+    data_size: int = 0
+    end: int = 0  # behind the padding
+    bitpix: int = 8
+    shape: tuple[int, ...] = ()
 
 
 class Structure(NamedTuple):
-    """A complete file and what is odd about it; `trailing` bytes follow the HDUs."""
+    """A complete file, and what is odd about it: finding's code to text."""
 
     hdus: tuple[Hdu, ...]
-    size: int
-    header_junk: bool
-    padding_missing: bool
-    trailing: int
+    odd: dict[str, str]
 
 
 def read_structure(data: Buffer, min_hdus: int = 1) -> Structure:
-    """Find the HDUs; `Truncated` while data bytes or HDUs asked for are missing."""
-    view, hdus, end, junk = memoryview(data).cast("B"), list[Hdu](), 0, False
+    """Find the HDUs; `Incomplete` while data bytes or HDUs asked for are missing."""
+    view, hdus, end = memoryview(data).cast("B"), list[Hdu](), 0
     while _hdu_follows(view, end):
-        hdu = _read_hdu(view, len(hdus), end)
-        fill = bytes(view[hdu.start + len(hdu.header.raw) : hdu.data_start])
-        junk = junk or fill.rstrip(b" ") != b"END"
-        hdus.append(hdu)
-        end = hdu.end
-    size = len(view)
+        hdus.append(_read_hdu(view, len(hdus), end))
+        end = hdus[-1].end
     extra, extend = (hdus[0].header.get(key) for key in ("NEXTEND", "EXTEND"))
     if type(extra) is int and extra < MAX_HDUS and extend is not False:
         min_hdus = max(min_hdus, extra + 1)
     if len(hdus) < min_hdus:
-        raise Truncated(f"{len(hdus)} of {min_hdus} HDUs are there; the file is", end + 1, size)
-    return Structure(tuple(hdus), size, junk, end > size, max(0, size - end))
+        raise Incomplete("TRUNCATED", f"Only {len(hdus)} of {min_hdus} HDUs are there.")
+    fills, odd = (view[hdu.cards_end : hdu.data_start] for hdu in hdus), dict[str, str]()
+    if any(bytes(fill).rstrip(b" ") != b"END" for fill in fills):
+        odd["HEADER_JUNK"] = "the fill behind END is not blanks"
+    if (trailing := len(view) - end) < 0:
+        odd["PADDING_MISSING"] = "the last block is not filled up"
+    elif trailing:
+        odd["TRAILING_BYTES"] = f"{trailing} bytes stand behind the last HDU"
+    return Structure(tuple(hdus), odd)
 
 
 def _hdu_follows(view: memoryview, at: int) -> bool:
     word = b"XTENSION" if at else b"SIMPLE  ="
-    if (head := bytes(view[at : at + len(word)])) == word:
-        return True
-    if head and word.startswith(head):
-        raise Truncated(f"The word {word!r} is", at + BLOCK, len(view))
-    if at:
-        return False
+    head = bytes(view[at : at + len(word)])
+    if head and head != word and word.startswith(head):
+        raise Incomplete("TRUNCATED", f"The file ends within the word {word!r}.")
+    if at or head == word:
+        return head == word
     if not head:
-        raise EmptyFile("The file is empty.")
+        raise Incomplete("EMPTY_FILE", "The file is empty.")
     if head.startswith(_MAGIC):
-        raise CompressedRaw("The file is compressed; only plain FITS is taken.")
-    raise UnreadableFits(f"The file begins with {head!r}, not with {word!r}.")
+        raise FitsError("COMPRESSED_RAW", "The file is compressed; only plain FITS is taken.")
+    raise FitsError("UNREADABLE_FITS", f"The file begins with {head!r}, not with {word!r}.")
 
 
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _find_end(view: Buffer, index: int, start: int) -> int:
-    at = next(_CARDS.finditer(view, start, start + MAX_CARDS * CARD)).end()
-    if index == MAX_HDUS or at == start + MAX_CARDS * CARD:
-        raise CorruptedHdu(f"HDU {index} has too many cards or HDUs before it.")
-    if at + CARD > len(view) or view[at : at + 3] != b"END":
-        raise Truncated(f"The header of HDU {index} is", _padded(at + CARD), len(view))
-    return at
-
-
 def _read_hdu(view: memoryview, index: int, start: int) -> Hdu:
-    end = _find_end(view, index, start)
-    header, at = Header(bytes(view[start:end])), _padded(end + CARD)
-    kind = header.get("XTENSION" if index else "SIMPLE")
-    if not isinstance(kind, str if index else bool):
-        raise (CorruptedHdu if index else UnreadableFits)(f"HDU {index} is a {kind!r}.")
+    last = start + MAX_CARDS * CARD
+    end = next(_CARDS.finditer(view, start, last)).end()
+    if index == MAX_HDUS or end == last:
+        raise FitsError("CORRUPTED_HDU", f"HDU {index} has too many cards or HDUs before it.")
+    if end + CARD > len(view) or bytes(view[end : end + 3]) != b"END":
+        raise Incomplete("TRUNCATED", f"The header of HDU {index} is not complete.")
+    header, data = Header(read_cards(bytes(view[start:end]))), _padded(end + CARD)
     if index == 1 and header.get("ZIMAGE") is True:
-        raise CompressedRaw("The file is compressed by fpack; only FITS is taken.")
-    axes = _whole(header, "NAXIS", index, range(1_000))  # FITS Standard 4.4.1.1
-    shape = tuple(_whole(header, f"NAXIS{n}", index) for n in range(axes, 0, -1))
-    bitpix = _whole(header, "BITPIX", index, _TYPES)
-    size = abs(bitpix) // 8 * _count(header, index, shape)
-    if size not in SIZES:
-        raise CorruptedHdu(f"HDU {index} declares absurdly many bytes.")
-    if size and at + size > len(view):
-        raise Truncated(f"The data of HDU {index} are", at + size, len(view))
-    kind = str(kind).strip() if index else "PRIMARY"
-    name = str(header.get("EXTNAME") or "").strip()
-    return Hdu(index, name, kind, header, start, at, size, bitpix, shape)
+        raise FitsError("COMPRESSED_RAW", "The file is compressed by fpack; only FITS is taken.")
+    bitpix, shape, size = _layout(header, index)
+    if size and (missing := data + size - len(view)) > 0:
+        raise Incomplete("TRUNCATED", f"HDU {index} lacks {missing} of its {size} bytes of data.")
+    name, kind = (str(header.get(key) or "").strip() for key in ("EXTNAME", "XTENSION"))
+    kind = kind if index else "PRIMARY"
+    return Hdu(header, name, kind, start, end, data, size, _padded(data + size), bitpix, shape)
 
 
-def _whole(header: Header, key: str, index: int, good: Container[int] = SIZES) -> int:
-    value = header.get(key)
-    if type(value) is not int:
-        error = CorruptedHdu if index else UnreadableFits
-        raise error(f"HDU {index}: {key} is {value!r}, not a whole number.")
-    if value not in good:
-        raise CorruptedHdu(f"HDU {index}: {key} is {value}, which is absurd.")
-    return value
+def _layout(header: Header, index: int) -> tuple[int, tuple[int, ...], int]:
+    """Return BITPIX, shape and bytes of the data (FITS Standard 4.4.1 and 7)."""
+
+    def whole(key: str, good: Container[int] = SIZES, usual: Value = None) -> int:
+        if type(value := header.get(key, usual)) is not int:
+            text = f"HDU {index}: {key} is {value!r}, not a whole number."
+            raise FitsError("UNREADABLE_FITS", text)
+        if value not in good:
+            raise FitsError("CORRUPTED_HDU", f"HDU {index}: {key} is {value}, which is absurd.")
+        return value
+
+    axes = whole("NAXIS", range(65))  # numpy takes no more
+    shape = tuple(whole(f"NAXIS{n}") for n in range(axes, 0, -1))
+    bitpix, count = whole("BITPIX", _TYPES), math.prod(shape) if shape else 0
+    if shape and index:
+        count = (count + whole("PCOUNT", usual=0)) * whole("GCOUNT", usual=1)
+    if (size := count * abs(bitpix) // 8) not in SIZES:
+        raise FitsError("CORRUPTED_HDU", f"HDU {index} declares absurdly many bytes.")
+    return bitpix, shape, size
 
 
-def _count(header: Header, index: int, shape: tuple[int, ...]) -> int:
-    # Numbers in a data unit, by FITS Standard 4.4.1, 6.1 and 7.
-    groups = index == 0 and shape[-1:] == (0,) and header.get("GROUPS") is True
-    count = math.prod(shape[:-1] if groups else shape) if shape else 0
-    if shape and (index or groups):
-        count += _whole(header, "PCOUNT", index) if "PCOUNT" in header else 0
-        count *= _whole(header, "GCOUNT", index) if "GCOUNT" in header else 1
-    return count
+def read_cards(raw: bytes) -> Iterator[Card]:
+    """Read cards, one behind the other."""
+    return (parse_card(raw[at : at + CARD]) for at in range(0, len(raw), CARD))
 
 
-def _split(card: str) -> tuple[str, int]:
-    """Return the keyword and where its value begins, 0 if it has none."""
-    key = card[:8].rstrip()
-    if key in _COMMENTARY or key == "CONTINUE":
-        return key, 8 if key == "CONTINUE" else 0
-    if key == "HIERARCH" and (equals := card.find("=", 9)) > 0:
-        return card[9:equals].strip(), equals + 1
-    equals = 8 if card[8:9] == "=" else card.find("= ", 0, 9)
-    return (card[:equals].strip(), equals + 1) if equals > 0 else (key, 0)
+def _keyword(card: bytes) -> str:
+    return card[:8].decode("latin-1").strip()
 
 
 def parse_card(raw: bytes) -> Card:
     """Read one card of 80 bytes, whatever they are."""
-    text = raw.decode("latin-1")
-    keyword, at = _split(text)
-    if not at:
+    keyword, text = _keyword(raw), raw[8:].decode("latin-1")
+    if keyword in _COMMENTARY or (text[:1] != "=" and keyword != "CONTINUE"):
         odd = keyword not in _COMMENTARY or bool(_UNPRINTABLE.search(text))
-        return Card(keyword, text[8:].rstrip(), "", raw, odd)
-    if not (found := _FIELD.fullmatch(text, at)):
-        text, _, comment = text[at:].partition(" /")
-        return Card(keyword, text.strip(), comment.strip(), raw, unreadable=True)
-    string, number, pair, logical, comment = found.groups()
-    value = {"T": True, "F": False}.get(logical, pair)
+        return Card(keyword, text.rstrip(), "", odd)
+    if not (found := _FIELD.fullmatch(text)):
+        value, _, comment = text.removeprefix("=").partition(" /")
+        return Card(keyword, value.strip(), comment.strip(), unreadable=True)
+    string, number, logical, comment = found.groups()
+    result: Value = {"T": True, "F": False}.get(logical)
     if number:
         whole = number.lstrip("+-").isdigit()
-        value = int(number) if whole else float(re.sub("[Dd]", "E", number))
+        result = int(number) if whole else float(number.upper().replace("D", "E"))
     elif string is not None:
-        value = string.replace("''", "'").rstrip(" ")
+        result = string.replace("''", "'").rstrip(" ")
     odd = bool(_UNPRINTABLE.search(string or ""))
-    return Card(keyword, value, (comment or "").strip(), raw, odd)
+    return Card(keyword, result, (comment or "").strip(), odd)
 
 
-def clean(value: object) -> Value:
+def clean(value: Value) -> Value:
     """Return what every JSON store takes: no NUL, lone surrogate, NaN, Infinity."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")  # to U+DC80 ... U+DCFF
-    return _UNSTORABLE.sub(lambda m: f"\\x{ord(m[0]) % 0xDC00:02x}", str(value))
+    if isinstance(value, str):
+        return _UNSTORABLE.sub(lambda m: f"\\x{ord(m[0]):02x}", value)
+    lost = isinstance(value, float) and not math.isfinite(value)
+    return json.dumps(value) if lost else value
 
 
-def edit_header(raw: bytes, updates: Sequence[tuple[str, Value, str]]) -> bytes:
-    """Set keywords in place of their first card, else before END; the rest stays."""
-    fresh: dict[tuple[str, int], list[bytes]] = {}
-    for n, (keyword, value, comment) in enumerate(updates, start=1):
-        key = keyword.strip().upper()
-        fresh[key, n * (key in _COMMENTARY)] = _format_cards(key, value, comment)
-    cards, place, left = list[bytes](), ("", 0), dict(fresh)
-    for at in range(0, _find_end(raw, 0, 0), CARD):
-        card = raw[at : at + CARD]
-        if (name := _split(card.decode("latin-1"))[0].upper()) != "CONTINUE":
-            place = (name, 0)  # what CONTINUE belongs to
-        cards += left.pop(place, []) if place in fresh else [card]
-    text = b"".join([*cards, *(card for new in left.values() for card in new), b"END"])
+def edit_header(data: Buffer, hdu: Hdu, updates: Updates) -> bytes:
+    """Return the header with keywords set in place of their first card, else before END.
+
+    The rest stays, and the sums that it carries become right.
+    """
+    view = memoryview(data).cast("B")
+    sums = [key for key in _SUM_NOTES if hdu.header.get(key) is not None]
+    body = datasum(view[hdu.data_start : hdu.end]) if sums else 0
+    texts = {"DATASUM": str(body), "CHECKSUM": "0" * 16}
+    updates = [*updates, *((key, texts[key], _SUM_NOTES[key]) for key in sums)]
+    header = _set_cards(bytes(view[hdu.start : hdu.cards_end]), updates)
+    if "CHECKSUM" in sums:
+        text = encode_checksum(datasum(header, body))
+        cards = header.rstrip()[:-3]
+        header = _set_cards(cards, [("CHECKSUM", text, _SUM_NOTES["CHECKSUM"])])
+    return header
+
+
+def _set_cards(cards: bytes, updates: Updates) -> bytes:
+    fresh = {update[0]: _format_card(*update) for update in updates}
+    left, kept, key = dict(fresh), list[bytes](), ""
+    for at in range(0, len(cards), CARD):
+        card = cards[at : at + CARD]
+        if (name := _keyword(card).upper()) != "CONTINUE":
+            key = name  # else it belongs to the card before it
+        kept.append(left.pop(key, b"") if key in fresh else card)
+    text = b"".join([*kept, *left.values(), b"END"])
     return text.ljust(_padded(len(text)))
 
 
-def _format_cards(key: str, value: Value, comment: str) -> list[bytes]:
-    cards = _format_value(key, value)
-    legal = not _FIXED.fullmatch(key) and (not key or _KEYWORD.fullmatch(key))
-    if not legal or max(map(len, cards)) > CARD:
-        raise ValueError(f"No card can be made of {key!r} and {value!r:.99}.")
-    if comment and key not in _COMMENTARY:
-        cards[-1] = f"{cards[-1]} / {_ascii(comment)}"[:CARD]
-    return [card.ljust(CARD).encode("ascii") for card in cards]
-
-
-def _format_value(key: str, value: Value) -> list[str]:
-    if key in _COMMENTARY:
-        return [f"{key:8}{_ascii(str(value))}"]
-    start = f"{key:8}= " if _SHORT_KEYWORD.fullmatch(key) else f"HIERARCH {key} = "
-    if isinstance(value, bool | int):
-        return [f"{start}{'FT'[value] if isinstance(value, bool) else value:>20}"]
-    if isinstance(value, float) and math.isfinite(value):
-        text = repr(float(value)).upper()
-        return [f"{start}{text if '.' in text else text.replace('E', '.0E'):>20}"]
-    text = _ascii(value).replace("'", "''") if isinstance(value, str) else "null"
-    cards = []
-    while len(start) + len(text) + 2 > CARD:
-        cut = CARD - len(start) - 3
-        cut -= (cut - len(text[:cut].rstrip("'"))) % 2  # keeps '' together
-        cards.append(f"{start}'{text[:cut]}&'")
-        start, text = "CONTINUE  ", text[cut:]
-    text = f"'{text:8}'"
-    return [*cards, f"{start}{text:20}"]
-
-
-def _ascii(text: str) -> str:
-    return _UNPRINTABLE.sub(lambda m: f"&#{ord(m[0])};", text)
+def _format_card(keyword: str, value: Value, comment: str) -> bytes:
+    if isinstance(value, str):
+        text = "'{:8}'".format(value.replace("'", "''"))
+    else:
+        text = f"{'FT'[value] if isinstance(value, bool) else str(value).upper():>20}"
+    card = f"{keyword:8}= {text:20}"
+    made = parse_card(card.encode("latin-1", "replace"))
+    if made.unreadable or len(card) > CARD or not _FREE.fullmatch(keyword):
+        raise ValueError(f"No card can be made of {keyword!r} and {value!r:.99}.")
+    card += f" / {comment}" if comment else ""
+    return card[:CARD].ljust(CARD).encode("ascii", "replace")
 
 
 def datasum(data: Buffer, total: int = 0) -> int:
@@ -343,10 +270,10 @@ def datasum(data: Buffer, total: int = 0) -> int:
     return total and (total - 1) % 0xFFFFFFFF + 1
 
 
-def encode_checksum(total: int, complement: bool = True) -> str:  # noqa: FBT001, FBT002
+def encode_checksum(total: int) -> str:
     """Return the 16 characters of a CHECKSUM card (FITS Standard, appendix J)."""
     columns = []
-    for byte in (total ^ (0xFFFFFFFF * complement)).to_bytes(4, "big"):
+    for byte in (~total & 0xFFFFFFFF).to_bytes(4, "big"):
         codes = [ord("0") + byte // 4 + more for more in (byte % 4, 0, 0, 0)]
         for n in (0, 2):
             while not bytes(codes[n : n + 2]).isalnum():
@@ -358,34 +285,22 @@ def encode_checksum(total: int, complement: bool = True) -> str:  # noqa: FBT001
 
 def verify_checksums(data: Buffer, hdu: Hdu) -> list[str]:
     """Return which of DATASUM and CHECKSUM do not match; blank ones are passed over."""
-    header, view = hdu.header, memoryview(data).cast("B")
-    texts = {k: str(v).strip() for k in _SUM_NOTES if (v := header.get(k)) is not None}
-    if not any(texts.values()):
+    told = {key: hdu.header.get(key) for key in _SUM_NOTES}
+    texts = {key: text for key, value in told.items() if (text := str(value or "").strip())}
+    if not texts:
         return []
-    head = bytes(view[hdu.start : hdu.data_start]).ljust(hdu.data_start - hdu.start)
+    view = memoryview(data).cast("B")
     body = datasum(view[hdu.data_start : hdu.end])
+    head = bytes(view[hdu.start : hdu.data_start]).ljust(hdu.data_start - hdu.start)
     right = {"DATASUM": texts.get("DATASUM", "").lstrip("0") == str(body).lstrip("0")}
     right["CHECKSUM"] = datasum(head, body) in (0, 0xFFFFFFFF)
-    return [key for key, text in texts.items() if text and not right[key]]
-
-
-def with_checksum(header: bytes, data_sum: int) -> bytes:
-    """Return a header with the sums right that it carries, else as it is."""
-    known = Header(header[: _find_end(header, 0, 0)])
-    for key, note in _SUM_NOTES.items():
-        if key == "DATASUM" and key in known:
-            header = edit_header(header, [(key, str(data_sum), note)])
-        elif key in known:
-            header = edit_header(header, [(key, "0" * 16, note)])
-            text = encode_checksum(datasum(header, data_sum))
-            header = edit_header(header, [(key, text, note)])
-    return header
+    return [key for key in texts if not right[key]]
 
 
 def pixels(data: Buffer, hdu: Hdu) -> np.ndarray[Any, Any] | None:
     """Return the numbers of an image as stored: a view, big-endian, not scaled."""
-    image = hdu.kind in ("PRIMARY", "IMAGE") and 0 < len(hdu.shape) <= 64  # numpy takes no more
     count = math.prod(hdu.shape)
-    if not image or not 0 < count * abs(hdu.bitpix) // 8 <= hdu.data_size:
+    held = 0 < count * abs(hdu.bitpix) // 8 <= hdu.data_size
+    if hdu.kind not in ("PRIMARY", "IMAGE") or not held:
         return None
     return np.frombuffer(data, _TYPES[hdu.bitpix], count, hdu.data_start).reshape(hdu.shape)

@@ -206,7 +206,7 @@ def test_no_header_crashes_a_rule(
     out = run_rules(frame, frame.instrument.rules)
     assert [f for f in out.findings if f.code == "RULE_CRASHED"] == []
     hdu = frame.hdus[0]
-    edited = edit_header(raw[: hdu.data_start], out.updates)
+    edited = edit_header(raw, hdu, out.updates)
     assert len(edited) % 2880 == 0
     core_metadata(frame, out, 1)
     program_of(frame, out)

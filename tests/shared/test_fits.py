@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.Astrop
 ORACLE = oracle.PrimaryHDU()
 ASTROPY_MISREADS = re.compile("' */")  # a doubled quote before / ends its string
 examples = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=150)
-texts = printable.map(str.rstrip).filter(lambda text: not text.endswith("&"))
+printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80)
+texts = printable.map(str.rstrip).filter(lambda text: len(text) + text.count("'") <= 68)
 numbers = st.integers(-(10**19), 10**19) | st.floats(allow_nan=False, width=64)
 values = texts | numbers.filter(math.isfinite) | st.booleans()
 keywords = st.from_regex(r"X[A-Z0-9_-]{0,6}", fullmatch=True)
@@ -61,7 +61,20 @@ def extension(*cards: str, size: int = 10, kind: str = "'IMAGE   '") -> bytes:
 
 
 def header(*cards: str) -> fits.Header:
-    return fits.Header(b"".join(map(card, cards)))
+    return fits.Header(fits.read_cards(b"".join(map(card, cards))))
+
+
+def data_end(hdu: fits.Hdu) -> int:
+    return hdu.data_start + hdu.data_size
+
+
+def raw_cards(data: bytes, hdu: fits.Hdu) -> list[bytes]:
+    return [data[at : at + 80] for at in range(hdu.start, hdu.cards_end, 80)]
+
+
+def edited(raw: bytes, news: list[Any]) -> bytes:
+    """Return the primary header after an edit; `raw` is a whole file."""
+    return fits.edit_header(raw, fits.read_structure(raw).hdus[0], news)
 
 
 def written(hdus: list[Any], **options: Any) -> bytes:
@@ -89,7 +102,7 @@ def table(rows: int) -> Any:
 def accepted(data: bytes, min_hdus: int = 1) -> bool:
     try:
         fits.read_structure(data, min_hdus)
-    except (fits.Truncated, fits.EmptyFile):
+    except fits.Incomplete:
         return False
     return True
 
@@ -100,7 +113,7 @@ def test_structure_is_what_astropy_sees(layouts: list[Any], rows: int) -> None:
     hdus = [image(layout, f"n{n}") for n, layout in enumerate(layouts)]
     data = written([*hdus, table(rows)])
     seen = fits.read_structure(data, len(layouts) + 2)
-    assert (seen.size, seen.trailing, seen.padding_missing) == (len(data), 0, False)
+    assert seen.odd == {}
     with oracle.open(io.BytesIO(data)) as expected:
         assert len(seen.hdus) == len(expected)
         for ours, theirs in zip(seen.hdus, expected, strict=True):
@@ -123,9 +136,7 @@ def test_structure_is_what_astropy_sees(layouts: list[Any], rows: int) -> None:
 def test_a_prefix_is_accepted_only_in_padding_or_between_hdus() -> None:
     data = written([image(("i2", [7, 200])), table(3), image(("f4", [3, 3]))])
     hdus = fits.read_structure(data).hdus
-    complete = [
-        (h.data_end if h.data_size else h.start + len(h.header.raw) + 80, h.end) for h in hdus
-    ]
+    complete = [(data_end(h) if h.data_size else h.cards_end + 80, h.end) for h in hdus]
     edges = {edge + n for pair in complete for edge in pair for n in range(-90, 90)}
     for size in sorted(edges | set(range(0, len(data), 61))):
         if size < len(data):
@@ -134,16 +145,17 @@ def test_a_prefix_is_accepted_only_in_padding_or_between_hdus() -> None:
             assert accepted(data[:size], len(hdus)) is (size >= complete[-1][0]), size
 
 
-def test_truncated_says_how_many_bytes_are_needed() -> None:
+def test_what_is_truncated_says_so() -> None:
     data = written([image(("i2", [70, 200]))])
     hdu = fits.read_structure(data).hdus[1]
-    for size in (0, 5, 90, 3000, 6000, 20_000, hdu.data_end - 1):
-        if size:
-            with pytest.raises(fits.Truncated) as caught:
-                fits.read_structure(data[:size], 2)
-            assert size == caught.value.size < caught.value.needed <= hdu.data_end
-    cut = fits.read_structure(data[: hdu.data_end], 2)
-    assert (cut.padding_missing, cut.trailing) == (True, 0)
+    for size in (5, 90, 3000, 6000, 20_000):
+        with pytest.raises(fits.Incomplete) as caught:
+            fits.read_structure(data[:size], 2)
+        assert caught.value.code == "TRUNCATED"
+    with pytest.raises(fits.Incomplete, match="lacks 1 of its 28000 bytes"):
+        fits.read_structure(data[: data_end(hdu) - 1], 2)
+    cut = fits.read_structure(data[: data_end(hdu)], 2)
+    assert set(cut.odd) == {"PADDING_MISSING"}
 
 
 @pytest.mark.parametrize(
@@ -170,12 +182,13 @@ def test_hdus_asked_for(cards: tuple[str, ...], asked: int, *, complete: bool) -
 @pytest.mark.parametrize("rest", [b"\0", b"\0" * 2880, b"XTENSIOX", b"XY", b"junk" * 900])
 def test_bytes_behind_the_last_hdu_are_reported(rest: bytes) -> None:
     seen = fits.read_structure(primary() + extension() + rest)
-    assert (len(seen.hdus), seen.trailing) == (2, len(rest))
+    text = f"{len(rest)} bytes stand behind the last HDU"
+    assert (len(seen.hdus), seen.odd) == (2, {"TRAILING_BYTES": text})
 
 
 @pytest.mark.parametrize("rest", [b"X", b"XTENSIO", b"XTENSION", b"XTENSION= 'IMAGE'"])
 def test_the_beginning_of_an_extension_is_waited_for(rest: bytes) -> None:
-    with pytest.raises(fits.Truncated):
+    with pytest.raises(fits.Incomplete):
         fits.read_structure(primary() + rest)
 
 
@@ -183,9 +196,9 @@ def test_the_beginning_of_an_extension_is_waited_for(rest: bytes) -> None:
 def test_junk_behind_end_is_reported(end: str) -> None:
     cards = b"".join(map(card, ["SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", end]))
     seen = fits.read_structure(cards + bytes(range(240, 256)) * (2560 // 16))
-    assert seen.header_junk
+    assert set(seen.odd) == {"HEADER_JUNK"}
     assert len(seen.hdus[0].header.cards) == 3
-    assert not fits.read_structure(cards.ljust(2880)).header_junk or end != "END"
+    assert ("HEADER_JUNK" in fits.read_structure(cards.ljust(2880)).odd) is (end != "END")
 
 
 def test_cards_that_begin_like_end_are_not_the_end() -> None:
@@ -195,9 +208,9 @@ def test_cards_that_begin_like_end_are_not_the_end() -> None:
 
 def test_a_hole_in_a_header_is_waited_for() -> None:
     data = primary() + bytes(2880) + extension()
-    assert fits.read_structure(data).trailing == 2 * 2880 + 2880
+    assert fits.read_structure(data).odd["TRAILING_BYTES"].startswith(f"{3 * 2880} ")
     start = b"".join(map(card, ["XTENSION= 'IMAGE'", "BITPIX  = 8", "NAXIS   = 0"]))
-    with pytest.raises(fits.Truncated):
+    with pytest.raises(fits.Incomplete):
         fits.read_structure(primary() + start + bytes(2 * 2880) + extension())
 
 
@@ -205,46 +218,45 @@ HEAD = {"SIMPLE": "T", "BITPIX": "8", "NAXIS": "1", "NAXIS1": "10"}
 
 
 @pytest.mark.parametrize(
-    ("change", "first", "later"),
+    ("change", "code"),
     [
-        ({"BITPIX": "9"}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"BITPIX": "'8'"}, fits.UnreadableFits, fits.CorruptedHdu),
-        ({"NAXIS": "1000"}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"NAXIS": "-1"}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"NAXIS": "T"}, fits.UnreadableFits, fits.CorruptedHdu),
-        ({"NAXIS": "2"}, fits.UnreadableFits, fits.CorruptedHdu),
-        ({"NAXIS1": "-10"}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"NAXIS1": "9" * 70}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"NAXIS1": "#### Error ###"}, fits.UnreadableFits, fits.CorruptedHdu),
-        ({"NAXIS1": str(2**34 + 1)}, fits.CorruptedHdu, fits.CorruptedHdu),
-        ({"NAXIS1": str(2**34)}, fits.Truncated, fits.Truncated),
+        ({"BITPIX": "9"}, "CORRUPTED_HDU"),
+        ({"BITPIX": "'8'"}, "UNREADABLE_FITS"),
+        ({"NAXIS": "65"}, "CORRUPTED_HDU"),
+        ({"NAXIS": "-1"}, "CORRUPTED_HDU"),
+        ({"NAXIS": "T"}, "UNREADABLE_FITS"),
+        ({"NAXIS": "2"}, "UNREADABLE_FITS"),
+        ({"NAXIS1": "-10"}, "CORRUPTED_HDU"),
+        ({"NAXIS1": "9" * 70}, "CORRUPTED_HDU"),
+        ({"NAXIS1": "#### Error ###"}, "UNREADABLE_FITS"),
+        ({"NAXIS1": str(2**34 + 1)}, "CORRUPTED_HDU"),
+        ({"NAXIS1": str(2**34)}, "TRUNCATED"),
     ],
 )
-def test_unusable_mandatory_cards(
-    change: dict[str, str], first: type[Exception], later: type[Exception]
-) -> None:
+def test_unusable_mandatory_cards(change: dict[str, str], code: str) -> None:
     cards = [f"{key:8}= {value}" for key, value in (HEAD | change).items()]
     raw = block(*cards) + bytes(2880)
-    with pytest.raises(first):
-        fits.read_structure(raw)
-    xtension = raw.replace(b"SIMPLE  = T  ", b"XTENSION= 'X'")
-    with pytest.raises(later):
-        fits.read_structure(primary() + xtension)
+    for data in (raw, primary() + raw.replace(b"SIMPLE  = T  ", b"XTENSION= 'X'")):
+        with pytest.raises(fits.FitsError) as caught:
+            fits.read_structure(data)
+        assert caught.value.code == code
 
 
 def test_absurd_axes_counts_and_numbers_of_cards() -> None:
-    axes = [f"NAXIS{n:<3}= {2**34}" for n in range(1, 1000)]
-    with pytest.raises(fits.CorruptedHdu, match="absurd"):
-        fits.read_structure(block("SIMPLE  = T", "BITPIX  = -64", "NAXIS   = 999", *axes))
-    ones = [f"NAXIS{n:<3}= 1" for n in range(1, 1000)]
-    many = block("SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 999", *ones) + bytes(2880)
-    assert fits.pixels(many, fits.read_structure(many).hdus[0]) is None
+    axes = [f"NAXIS{n:<3}= {2**34}" for n in range(1, 65)]
+    with pytest.raises(fits.FitsError, match="absurd"):
+        fits.read_structure(block("SIMPLE  = T", "BITPIX  = -64", "NAXIS   = 64", *axes))
+    ones = [f"NAXIS{n:<3}= 1" for n in range(1, 65)]
+    many = block("SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 64", *ones) + bytes(2880)
+    found = fits.pixels(many, fits.read_structure(many).hdus[0])
+    assert found is not None
+    assert found.size == 1
     cards = primary(*["COMMENT x"] * 100_000)
-    with pytest.raises(fits.CorruptedHdu, match="cards"):
+    with pytest.raises(fits.FitsError, match="cards"):
         fits.read_structure(cards)
-    with pytest.raises(fits.Truncated):
+    with pytest.raises(fits.Incomplete):
         fits.read_structure(cards[: fits.MAX_CARDS * 80 - 80])
-    with pytest.raises(fits.CorruptedHdu, match="HDUs"):
+    with pytest.raises(fits.FitsError, match="HDUs"):
         fits.read_structure(
             primary() + block("XTENSION= 'IMAGE'", "BITPIX  = 8", "NAXIS   = 0") * fits.MAX_HDUS
         )
@@ -262,24 +274,10 @@ def test_hostile_cards_are_read_in_linear_time(value: str) -> None:
     assert time.perf_counter() - start < 2  # s; 0.2 on an idle machine
 
 
-def test_random_groups_and_heaps_have_the_standard_size() -> None:
-    cards = [
-        "BITPIX  = -32",
-        "NAXIS   = 3",
-        "NAXIS1  = 0",
-        "NAXIS2  = 5",
-        "NAXIS3  = 7",
-    ]
-    sizes = ["PCOUNT  = 3", "GCOUNT  = 11"]
-    raw = block("SIMPLE  = T", *cards, "GROUPS  = T", *sizes) + bytes(4 * 2880)
-    hdu = fits.read_structure(raw).hdus[0]
-    assert (hdu.data_size, hdu.shape) == (4 * 11 * (3 + 5 * 7), (7, 5, 0))
-    assert fits.pixels(raw, hdu) is None
-    plain = fits.read_structure(block("SIMPLE  = T", *cards, *sizes)).hdus[0]
-    assert plain.data_size == 0
+def test_heaps_have_the_standard_size() -> None:
     heap = extension("PCOUNT  = 5", "GCOUNT  = 3", size=10)
     assert fits.read_structure(primary() + heap).hdus[1].data_size == 3 * 15
-    with pytest.raises(fits.CorruptedHdu):
+    with pytest.raises(fits.FitsError, match="PCOUNT is -5"):
         fits.read_structure(primary() + extension("PCOUNT  = -5"))
 
 
@@ -294,13 +292,11 @@ def test_random_groups_and_heaps_have_the_standard_size() -> None:
         (b"\xff" * 5000, "UNREADABLE_FITS"),
         (bytes(5000), "UNREADABLE_FITS"),
         (extension(), "UNREADABLE_FITS"),
-        (primary().replace(b"= T", b"= X"), "UNREADABLE_FITS"),
         (gzip.compress(primary()), "COMPRESSED_RAW"),
         (b"BZh91AY&SY", "COMPRESSED_RAW"),
         (b"PK\x03\x04", "COMPRESSED_RAW"),
         (b"\xfd7zXZ\0", "COMPRESSED_RAW"),
         (primary() + extension("ZIMAGE  = T", kind="'BINTABLE'"), "COMPRESSED_RAW"),
-        (primary() + extension(kind="3"), "CORRUPTED_HDU"),
     ],
 )
 def test_what_is_no_raw_fits_file_says_so(data: bytes, code: str) -> None:
@@ -320,8 +316,7 @@ def look_at_everything(data: bytes) -> None:
                 hdu.header.get(one.keyword)
             fits.verify_checksums(data, hdu)
             fits.pixels(data, hdu)
-        head = data[: seen.hdus[0].data_start]
-        fits.with_checksum(fits.edit_header(head, [("KOAID", "x", "")]), 1)
+        fits.edit_header(data, seen.hdus[0], [("KOAID", "x", "")])
     except fits.FitsError:
         pass
 
@@ -363,7 +358,7 @@ def test_damaged_headers_raise_nothing_else(chance: random.Random) -> None:
         ("KEY     = 1.5D-3", 1.5e-3, "", False),
         ("KEY     = .5", 0.5, "", False),
         ("KEY     = 5.", 5.0, "", False),
-        ("KEY     = (1.0, -2.5E3) / pair", "(1.0, -2.5E3)", "pair", False),
+        ("KEY     = (1.0, -2.5E3) / pair", "(1.0, -2.5E3)", "pair", True),
         ("KEY     = NaN / no number", "NaN", "no number", True),
         ("KEY     = #### Error ### / dead", "#### Error ###", "dead", True),
         ("KEY     = 2023/05/06", 2023, "05/06", False),
@@ -372,17 +367,15 @@ def test_damaged_headers_raise_nothing_else(chance: random.Random) -> None:
         ("KEY     = 'caf\xe9'", "caf\xe9", "", True),
         ("KEY     = 1 / caf\xe9", 1, "caf\xe9", False),
         ("KEY     ='tight'", "tight", "", False),
-        ("KEY= 3", 3, "", False),
         ("key     = 4", 4, "", False),
         ("KEY     is missing its sign", "is missing its sign", "", True),
-        ("HIERARCH KEY = 5 / long", 5, "long", False),
     ],
 )
 def test_card(text: str, value: object, comment: str, *, unreadable: bool) -> None:
     seen = header(text).cards[0]
     assert (seen.keyword.upper(), seen.comment) == ("KEY", comment)
     assert (seen.value, type(seen.value)) == (value, type(value))
-    assert (seen.unreadable, seen.raw) == (unreadable, card(text))
+    assert seen.unreadable is unreadable
     assert header(text).get("KEY", "default") == value
 
 
@@ -397,11 +390,7 @@ def test_repeats_commentary_and_order() -> None:
     ]
     seen = header(*cards)
     assert seen.get("a") == 1
-    assert (seen.get("B", "none"), "B" in seen, "GAIN.SPE" in seen) == (
-        "none",
-        False,
-        True,
-    )
+    assert (seen.get("B", "none"), seen.get("GAIN.SPE")) == ("none", 3)
     assert seen.as_list() == [
         ["A", 1, ""],
         ["COMMENT", "= / x", ""],
@@ -429,8 +418,8 @@ def test_long_strings_are_joined_for_get_and_kept_as_cards() -> None:
 
 
 @examples
-@given(st.text(max_size=300), st.floats() | st.integers() | st.binary() | st.none())
-def test_clean_is_fit_for_postgresql(text: str, other: object) -> None:
+@given(st.text(max_size=300), st.floats() | st.integers() | st.none())
+def test_clean_is_fit_for_postgresql(text: str, other: fits.Value) -> None:
     stored = json.dumps([fits.clean(text), fits.clean(other)], allow_nan=False)
     assert "\\u0000" not in stored
     for one in json.loads(stored):
@@ -438,17 +427,9 @@ def test_clean_is_fit_for_postgresql(text: str, other: object) -> None:
 
 
 def test_clean_escapes() -> None:
-    assert fits.clean("a\0b\udcffc\xe9") == "a\\x00b\\xffc\xe9"
-    assert fits.clean(b"\xff\xc3\xa9") == "\\xff\xe9"
-    floats = [float("nan"), math.inf, -math.inf, np.float32(0.5), np.int16(3), np.True_]
-    assert list(map(fits.clean, floats)) == [
-        "NaN",
-        "Infinity",
-        "-Infinity",
-        0.5,
-        3,
-        True,
-    ]
+    assert fits.clean("a\0b\udcffc\xe9") == "a\\x00b\\xdcffc\xe9"
+    floats = [float("nan"), math.inf, -math.inf, np.float64(0.5), True]
+    assert list(map(fits.clean, floats)) == ["NaN", "Infinity", "-Infinity", 0.5, True]
 
 
 @settings(examples, max_examples=200)
@@ -463,17 +444,14 @@ def test_edits_are_read_back_and_the_rest_stays(*, news: list[Any], junk: bool) 
     ]
     raw = primary(*old, "Y       = #### Error ###", "", "GAIN.SPE= 'as it is'")
     raw = raw.rstrip(b" ").ljust(2880, b"\xee") if junk else raw
-    seen = fits.edit_header(raw, news)
-    ours = fits.read_structure(seen).hdus[0].header
-    theirs = oracle.Header.fromstring(seen.decode("ascii"))
+    seen = edited(raw, news)
+    hdu = fits.read_structure(seen).hdus[0]
+    ours, theirs = hdu.header, oracle.Header.fromstring(seen.decode("ascii"))
     keys = {key for key, *_ in news}
-    kept = [c.raw for c in fits.read_structure(raw).hdus[0].header.cards]
-    kept = [one for one in kept if not ({"XA"} & keys and one[:8] in (b"XA      ", b"CONTINUE"))]
-    left = [c for c in ours.cards if c.keyword not in keys]
-    written_long = [c.raw for c in left if c.keyword == "CONTINUE"]
-    assert [c.raw for c in left if c.raw not in written_long] == [
-        one for one in kept if not one.startswith(b"CONTINUE")
-    ]
+    kept = raw_cards(raw, fits.read_structure(raw).hdus[0])
+    if "XA" in keys:
+        kept = [one for one in kept if one[:8] not in (b"XA      ", b"CONTINUE")]
+    assert [c for c in raw_cards(seen, hdu) if c[:8].decode().strip() not in keys] == kept
     for key, value, comment in news:
         assert ours.get(key) == value
         if not ASTROPY_MISREADS.search(str(value)):
@@ -492,22 +470,12 @@ def test_an_edit_keeps_its_place_and_what_is_new_stands_last() -> None:
         "A       = 4",
         "",
     )
-    seen = fits.edit_header(
-        raw,
-        [
-            ("B", "z" * 100, "KOA: b"),
-            ("a", None, "KOA: a"),
-            ("N", True, ""),
-            ("COMMENT", "one", ""),
-            ("HISTORY", "two", ""),
-            ("COMMENT", "three", ""),
-        ],
-    )
+    seen = edited(raw, [("B", "z" * 60, "KOA: b"), ("A", "null", "KOA: a"), ("N", True, "")])
     keys = [c.keyword for c in fits.read_structure(seen).hdus[0].header.cards[3:]]
-    assert keys == ["A", "B", "CONTINUE", "C", "", "N", "COMMENT", "HISTORY", "COMMENT"]
+    assert keys == ["A", "B", "C", "", "N"]
     assert seen[240:320] == card("A       = 'null    '           / KOA: a")
     assert len(seen) == 2880
-    assert fits.edit_header(raw, []) == raw
+    assert edited(raw, []) == raw
 
 
 @pytest.mark.parametrize(
@@ -517,36 +485,25 @@ def test_an_edit_keeps_its_place_and_what_is_new_stands_last() -> None:
         (False, "                   F"),
         (-3, "                  -3"),
         (1.5, "                 1.5"),
-        (1e-6, "             1.0E-06"),
-        (1e300, "            1.0E+300"),
+        (1e-6, "               1E-06"),
+        (1e300, "              1E+300"),
         (np.float64(0.1), "                 0.1"),
-        (float("nan"), "'null    '"),
-        (math.inf, "'null    '"),
-        (None, "'null    '"),
         ("", "'        '"),
         ("it's", "'it''s   '"),
-        ("\u014dlelo\n", "'&#333;lelo&#10;'"),
     ],
 )
 def test_fixed_format(value: fits.Value, text: str) -> None:
-    seen = fits.edit_header(primary(), [("KEY", value, "")])
+    seen = edited(primary(), [("KEY", value, "")])
     assert seen[240:320] == card(f"KEY     = {text}")
 
 
-def test_long_keywords_quotes_and_comments_fit() -> None:
-    text = "'" * 150 + " end"
-    seen = fits.edit_header(
-        primary(),
-        [
-            ("A long keyword", text, "n" * 99),
-            ("QUOTES", text, "c" * 99),
-            ("N.1", 1, "d" * 99),
-        ],
-    )
+def test_quotes_and_long_comments_fit() -> None:
+    text = "'" * 30 + " end"
+    seen = edited(primary(), [("QUOTES", text, "c" * 99), ("N", 1, "\u014dlelo" + "d" * 99)])
     ours = fits.read_structure(seen).hdus[0].header
     theirs = oracle.Header.fromstring(seen.decode("ascii"))
-    for key in ("A LONG KEYWORD", "QUOTES"):
-        assert ours.get(key) == theirs[key] == text
+    assert ours.get("QUOTES") == theirs["QUOTES"] == text
+    assert theirs["N"] == 1
     assert len(seen) == 2880
 
 
@@ -554,28 +511,25 @@ def test_long_keywords_quotes_and_comments_fit() -> None:
     ("key", "value"),
     [
         ("END", 1),
-        ("naxis1", 1),
+        ("NAXIS1", 1),
         ("BITPIX", 8),
         ("CONTINUE", "x"),
+        ("COMMENT", "x"),
         ("A=B", 1),
         ("K\xe9", 1),
-        ("K" * 60, 1),
+        ("key", 1),
+        ("K" * 9, 1),
         ("BIG", 10**75),
-        ("COMMENT", "x" * 73),
-        ("  K\n", 1),
+        ("LONG", "x" * 69),
+        ("LONG", "'" * 35),
+        ("ODD", "two\nlines"),
+        ("ODD", float("nan")),
+        ("ODD", None),
     ],
 )
 def test_no_card_is_made_that_would_break_a_header(key: str, value: fits.Value) -> None:
-    if key.strip() == "K":
-        assert fits.edit_header(primary(), [(key, value, "")])
-    else:
-        with pytest.raises(ValueError, match="No card"):
-            fits.edit_header(primary(), [(key, value, "")])
-
-
-def test_edit_header_of_a_cut_header() -> None:
-    with pytest.raises(fits.Truncated):
-        fits.edit_header(primary()[:160], [])
+    with pytest.raises(ValueError, match="No card"):
+        edited(primary(), [(key, value, "")])
 
 
 @examples
@@ -586,9 +540,7 @@ def test_sums_are_astropys(data: bytes, total: int) -> None:
     expected = int(ORACLE._compute_checksum(np.frombuffer(whole, "u1")))
     assert fits.datasum(data) == fits.datasum(bytearray(data)) == expected
     assert (fits.datasum(data, total) - total - int(words.sum(dtype="u8"))) % (2**32 - 1) == 0
-    for complement in (True, False):
-        plain = (~total if complement else total) & 0xFFFFFFFF
-        assert fits.encode_checksum(total, complement) == ORACLE._char_encode(plain)
+    assert fits.encode_checksum(total) == ORACLE._char_encode(~total & 0xFFFFFFFF)
     cut = len(data) // 8 * 4
     assert fits.datasum(data[cut:], fits.datasum(data[:cut])) == expected
 
@@ -610,12 +562,12 @@ def test_astropys_checksums_match_until_a_byte_changes() -> None:
 def test_missing_padding_does_not_change_the_sums() -> None:
     data = written([image(("i2", [7, 201]), "A")], checksum=True)
     hdu = fits.read_structure(data).hdus[1]
-    cut = data[: hdu.data_end]
+    cut = data[: data_end(hdu)]
     assert len(cut) % 4
     assert fits.verify_checksums(cut, fits.read_structure(cut).hdus[1]) == []
     alone = written([], checksum=True)
     alone = alone[: len(alone.rstrip()) + 78]
-    assert fits.read_structure(alone).padding_missing
+    assert set(fits.read_structure(alone).odd) == {"PADDING_MISSING"}
     assert fits.verify_checksums(alone, fits.read_structure(alone).hdus[0]) == []
 
 
@@ -641,8 +593,7 @@ def test_an_edited_file_verifies_in_astropy(layout: Any, news: list[Any]) -> Non
     data = out.getvalue()
     hdu = fits.read_structure(data).hdus[0]
     rest = data[hdu.data_start :]
-    head = fits.edit_header(data[: hdu.data_start], news)
-    head = fits.with_checksum(head, fits.datasum(rest))
+    head = fits.edit_header(data, hdu, news)
     seen = fits.read_structure(head + rest).hdus[0]
     assert fits.verify_checksums(head + rest, seen) == []
     with warnings.catch_warnings():
@@ -653,14 +604,14 @@ def test_an_edited_file_verifies_in_astropy(layout: Any, news: list[Any]) -> Non
 
 
 def test_checksums_are_not_added_nor_kept_twice() -> None:
-    plain = primary("A       = 1").rstrip() + b" " * 77
-    assert fits.with_checksum(plain, 5) == plain
-    one = fits.with_checksum(primary("CHECKSUM= 'a'", "A       = 1", "CHECKSUM= 'b'"), 0)
+    plain = primary("A       = 1")
+    assert edited(plain, []) == plain
+    one = edited(primary("CHECKSUM= 'a'", "A       = 1", "CHECKSUM= 'b'"), [])
     hdu = fits.read_structure(one).hdus[0]
     assert [c.keyword for c in hdu.header.cards[3:]] == ["CHECKSUM", "A"]
     assert fits.verify_checksums(one, hdu) == []
-    both = fits.with_checksum(primary("DATASUM = 'a'", "CHECKSUM= ''"), 2**32 - 1)
-    assert fits.read_structure(both).hdus[0].header.get("DATASUM") == str(2**32 - 1)
+    both = edited(primary("DATASUM = 'a'", "CHECKSUM= ''"), [])
+    assert fits.read_structure(both).hdus[0].header.get("DATASUM") == "0"
 
 
 @pytest.fixture(scope="module")
@@ -688,12 +639,12 @@ def frame(make: Callable[..., int], dump: Path, folder: Path, *options: str) -> 
 def test_real_headers(dump: Path, make_frame: Callable[..., int], tmp_path: Path) -> None:
     data = frame(make_frame, dump, tmp_path)
     seen = fits.read_structure(data)
-    assert (seen.header_junk, seen.padding_missing, seen.trailing) == (False, False, 0)
+    assert seen.odd == {}
     compare_with_astropy(data, seen)
     for hdu in seen.hdus:
         json.dumps(hdu.header.as_list(), allow_nan=False)
     last = seen.hdus[-1]
-    for size in (last.data_end - 1, last.data_start - 2800, 100, len(data) // 2):
+    for size in (data_end(last) - 1, last.data_start - 2800, 100, len(data) // 2):
         if size < last.start or last.data_size:
             assert not accepted(data[:size], len(seen.hdus))
     edit_a_real_header(data, seen)
@@ -719,18 +670,16 @@ def edit_a_real_header(data: bytes, seen: fits.Structure) -> None:
     old = seen.hdus[0]
     news: list[tuple[str, fits.Value, str]] = [
         ("KOAID", "XX.20250101.00001.0", "KOA: id"), ("DATLEVEL", 0, "KOA: level"),
-        ("PROGTITL", "x" * 150, ""), ("WXTIME", None, "KOA: absent"),
+        ("PROGTL1", "x" * 68, ""), ("WXTIME", "null", "KOA: absent"),
     ]  # fmt: skip
     rest = data[old.data_start :]
-    own = rest[: old.end - old.data_start]
-    head = fits.edit_header(data[: old.data_start], news)
-    head = fits.with_checksum(head, fits.datasum(own))
+    head = fits.edit_header(data, old, news)
     new = fits.read_structure(head + rest).hdus[0]
     assert fits.verify_checksums(head + rest, new) == []
     touched = {key for key, *_ in news} | {"DATASUM", "CHECKSUM", "CONTINUE"}
-    kept = [c.raw for c in old.header.cards if c.keyword not in touched]
-    assert [c.raw for c in new.header.cards if c.keyword not in touched] == kept
-    assert new.header.get("PROGTITL") == "x" * 150
+    kept = [c for c in raw_cards(data, old) if c[:8].decode().strip() not in touched]
+    assert [c for c in raw_cards(head, new) if c[:8].decode().strip() not in touched] == kept
+    assert new.header.get("PROGTL1") == "x" * 68
 
 
 @pytest.mark.skipif(not DUMPS, reason="the real headers are not here")
@@ -739,11 +688,13 @@ def test_real_headers_with_junk(dump: Path, make_frame: Callable[..., int], tmp_
     data = frame(make_frame, dump, tmp_path, "--junk-fill")
     seen = fits.read_structure(data)
     clean = fits.read_structure(frame(make_frame, dump, tmp_path))
-    filled = any(h.data_start - h.start - len(h.header.raw) > fits.CARD for h in seen.hdus)
-    assert (seen.header_junk, seen.trailing) == (filled, fits.BLOCK)
-    assert [h.header.raw for h in seen.hdus] == [h.header.raw for h in clean.hdus]
-    assert (seen.hdus[-1].end, seen.padding_missing) == (clean.size, False)
+    filled = any(h.data_start - h.cards_end > fits.CARD for h in seen.hdus)
+    assert ("HEADER_JUNK" in seen.odd) is filled
+    assert seen.odd["TRAILING_BYTES"].startswith(f"{fits.BLOCK} ")
+    assert "PADDING_MISSING" not in seen.odd
+    assert [h.header.cards for h in seen.hdus] == [h.header.cards for h in clean.hdus]
+    assert seen.hdus[-1].end == clean.hdus[-1].end
     last = clean.hdus[-1]
-    size = last.data_end - 1 if last.data_size else len(last.header.raw)
+    size = data_end(last) - 1 if last.data_size else last.cards_end
     cut = frame(make_frame, dump, tmp_path, "--truncate", str(size))
     assert not accepted(cut)

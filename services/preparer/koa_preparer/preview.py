@@ -2,13 +2,12 @@
 
 import io
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from astropy.visualization import AsinhStretch, SqrtStretch, ZScaleInterval
 from numpy.typing import NDArray
-from PIL import Image as Picture
+from PIL import Image
 
 from koa_shared.instruments import Data
 
@@ -23,58 +22,33 @@ CURVES = {"asinh": AsinhStretch(), "sqrt": SqrtStretch()}  # as production has t
 HUGE = 1e100  # beyond it a "pixel" is a bit pattern, and squares overflow
 
 
-class Image(NamedTuple):
-    """The pixels of one HDU as they lie in the file, any BITPIX, and its BSCALE."""
-
-    pixels: NDArray[Any]
-    bscale: float = 1.0
-
-
 class PreviewSpec(Data):
-    """The table `[preview]` of an instrument file.
+    """The table `[preview]`; a KOAID that ends in one of `skip` has none (NIRC2: `_unp`)."""
 
-    `first`: of the primary image, or of the first extension's when the primary has none.
-    A KOAID that ends in one of `skip` has no preview (NIRC2: `_unp`).
-    """
-
-    method: Literal["first", "none"] = "first"
     stretch: Stretch = "asinh"
     skip: tuple[str, ...] = ()
 
 
-def previews(koaid: str, spec: PreviewSpec, images: Sequence[Image]) -> list[tuple[str, bytes]]:
-    """Return (name, JPEG) of each preview; `images` are the HDUs that hold pixels."""
-    if spec.method == "none" or koaid.endswith(spec.skip):
-        return []
-    made = (preview(image.pixels, stretch=spec.stretch, bscale=image.bscale) for image in images)
-    first = next(filter(None, made), None)
-    return [(f"{koaid}.jpg", first)] if first else []
-
-
-def preview(
-    pixels: NDArray[Any], *, stretch: Stretch = "asinh", max_side: int = MAX_SIDE, bscale: float = 1
-) -> bytes | None:
-    """Return a gray JPEG of at most `max_side` pixels a side, None without pixels.
+def preview(pixels: NDArray[Any], stretch: Stretch = "asinh", *, negative: bool = False) -> bytes:
+    """Return a gray JPEG of at most 1024 pixels a side.
 
     Row 0 is at the bottom, as FITS viewers show it.  Of a cube the middle plane is shown, a
-    spectrum is one row, NaN is black.  Of BSCALE and BZERO only BSCALE's sign changes a picture.
+    spectrum is one row, NaN is black.  Of BSCALE and BZERO only a `negative` BSCALE matters.
     """
-    if pixels.size == 0:
-        return None
     while pixels.ndim > 2:
         pixels = pixels[len(pixels) // 2]
     with np.errstate(all="ignore"):
-        image = _reduce(np.atleast_2d(pixels), max_side)
-        gray = _gray(-image if bscale < 0 else image, stretch)
+        image = _reduce(np.atleast_2d(pixels))
+        gray = _gray(-image if negative else image, stretch)
     out = io.BytesIO()
-    Picture.fromarray(gray[::-1]).save(out, "JPEG", quality=QUALITY)
+    Image.fromarray(gray[::-1]).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
-def _reduce(plane: NDArray[Any], max_side: int) -> Floats:
+def _reduce(plane: NDArray[Any]) -> Floats:
     # A pixel is the mean of four spread over its block: that takes 5 ms at 38 MB, the
     # mean of the whole block 40.
-    step = -(-max(plane.shape) // max_side)
+    step = -(-max(plane.shape) // MAX_SIDE)
     kind = np.result_type(plane.dtype.newbyteorder("="), np.float32)
     if step == 1:
         return plane.astype(kind)
@@ -121,8 +95,3 @@ def _limits(image: Floats, stretch: Stretch) -> tuple[float, float]:
         low, high = np.nanmin(image), np.nanmax(image)
     low, high = max(float(low), -HUGE), min(float(high), HUGE)
     return (low, high) if low < high else (low, low + 1.0 + abs(low))
-
-
-def warm() -> None:
-    """Do what is slow the first time (70 ms): call it at start."""
-    preview(np.arange(100.0).reshape(10, 10))

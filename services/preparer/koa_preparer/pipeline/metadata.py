@@ -25,12 +25,13 @@ from .tables import ipac_text, warning
 NULL = "null"
 # Texts that stand for no value; the last is what a dead keyword server writes.
 NULLS = (NULL, "NaN", "-NaN", "#### Error ###")
-NUMBERS: dict[str, type[int | float]] = {"integer": int, "double": float}
 CLOCKS = {"date": "%Y-%m-%d", "time": "%H:%M:%S.%f"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-PART = r"(\d+\.?\d*|\.\d+)"
-ANGLE = re.compile(rf"([+-]?) *{PART}(?:[:dh ] *{PART}(?:[:m ] *{PART})?)?[dhms]?", re.ASCII)
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+PART, SIXTIETHS = r"(?:\d+\.?\d*|\.\d+)", r"(?:[0-5]?\d(?:\.\d*)?|60(?:\.0*)?)"
+ANGLE = re.compile(
+    rf"[+-]? *{PART}(?:[:dh ] *{SIXTIETHS}(?:[:m ] *{SIXTIETHS})?)?[dhms]?", re.ASCII
+)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Remark = tuple[str, str]  # the code of a finding, and what is odd
 
 
@@ -68,13 +69,8 @@ class Column(Data):
         return max(self.width, len(self.keyword), len(self.type))
 
 
-def core_columns() -> tuple[Column, ...]:
-    """Return the columns that all instruments have."""
-    return read_keyword_table(Path(str(resources.files("koa_shared"))) / "data/core_columns.tsv")
-
-
 def columns_of(
-    instrument: str, tables: Path | None, own: Iterable[Mapping[str, Any]] = ()
+    instrument: str, tables: Path | None = None, own: Iterable[Mapping[str, Any]] = ()
 ) -> tuple[Column, ...]:
     """Return KOA's published columns of an instrument, else the core with its `own` laid over.
 
@@ -83,8 +79,9 @@ def columns_of(
     published = tables and tables / f"KOA_{instrument}_Keyword_Table.txt"
     if published and published.exists():
         return read_keyword_table(published)
+    core = read_keyword_table(Path(str(resources.files("koa_shared"))) / "data/core_columns.tsv")
     try:
-        columns = [*core_columns(), *map(Column.model_validate, own)]
+        columns = [*core, *map(Column.model_validate, own)]
     except ValidationError as error:
         raise InstrumentError(f"{instrument}: column: {error}") from error
     return tuple({column.keyword: column for column in columns}.values())
@@ -98,10 +95,8 @@ def read_keyword_table(path: Path) -> tuple[Column, ...]:
     except (OSError, KeyError, csv.Error, ValidationError) as error:
         raise InstrumentError(f"{path}: {error!r}") from error
     keywords = [column.keyword for column in columns]
-    if keywords[:1] != ["KOAID"]:
-        raise InstrumentError(f"{path}: the first column must be KOAID")
-    if twice := {keyword for keyword in keywords if keywords.count(keyword) > 1}:
-        raise InstrumentError(f"{path}: {sorted(twice)} stand there more than once")
+    if keywords[:1] != ["KOAID"] or len(set(keywords)) < len(keywords):
+        raise InstrumentError(f"{path}: KOAID must be the first column, and each stand there once")
     return columns
 
 
@@ -127,75 +122,65 @@ def metadata_table(
     for column in columns:
         key, remarks = column.keyword, list[Remark]()
         if key in unreadable:
-            remarks = [("MD_HEADER_KEYWORD_UNREADABLE", "the card can't be read")]
-        text, more = _cell(column, None if remarks else values.get(key))
-        row.append(text)
-        findings += [warning(code, "metadata", f"{key}: {odd}") for code, odd in remarks + more]
-    types, nulls = [c.type for c in columns], [NULL if c.nulls_allowed else "" for c in columns]
-    heads = ([column.keyword for column in columns], types, [""] * len(columns), nulls)
+            remarks.append(("MD_HEADER_KEYWORD_UNREADABLE", "the card can't be read"))
+        row.append(_cell(column, None if remarks else values.get(key), remarks))
+        findings += [warning(code, "metadata", f"{key}: {odd}") for code, odd in remarks]
+    heads = zip(*((c.keyword, c.type, "", NULL * c.nulls_allowed) for c in columns), strict=True)
     return ipac_text([column.size for column in columns], heads, [row]).encode("ascii"), findings
 
 
-def _cell(column: Column, value: Value) -> tuple[str, list[Remark]]:
+def _cell(column: Column, value: Value, remarks: list[Remark]) -> str:
+    """Return a value as its column writes it; what is odd is added to the remarks."""
     value = _cleaned(column, value)
     if value is None or value == "":
         if column.nulls_allowed:
-            return NULL if value is None else "", []
-        return NULL, [("METADATA_ERROR", "there must be a value")]
+            return NULL if value is None else ""
+        remarks.append(("METADATA_ERROR", "there must be a value"))
+        return NULL
     try:
         typed = _typed(column, value)
     except (ValueError, OverflowError):
         kind = column.input_format or column.type
-        return NULL, [("METADATA_ERROR", f"{value!r:.80} is no {kind}; null is written")]
+        remarks.append(("METADATA_ERROR", f"{value!r:.80} is no {kind}; null is written"))
+        return NULL
     text = _fitted(typed, column.size)
-    remarks = []
     if text is None or (isinstance(typed, str) and text != typed):
         remarks.append(("MD_TRUNCATE", f"{typed!r:.80} is longer than {column.size}"))
     elif isinstance(typed, int) and typed != _number(value):
         remarks.append(("MD_TRUNCATE", f"{value!r:.80} is written as {typed}"))
-    return text or NULL, remarks + list(_checked(column, typed))
+    remarks += _outside(column, typed) if column.check else ()
+    return text or NULL
 
 
 def _cleaned(column: Column, value: Value) -> Value:
-    """Return None for what means no value, and text that fits one line of ASCII."""
     if isinstance(value, str):
-        value = UNPRINTABLE.sub(" ", value).rstrip(" ")
+        value = CONTROL.sub(" ", value).rstrip(" ")
         value = value.encode("ascii", "xmlcharrefreplace").decode()  # facts 3.3
     if value in NULLS or (isinstance(value, float) and not math.isfinite(value)):
         value = None
     return 0 if value is None and column.keyword == "EQUINOX" else value
 
 
-def _typed(column: Column, value: Value) -> str | int | float:
+def _typed(column: Column, value: str | float) -> str | int | float:
     """Return the value in its column's type; raises ValueError where it has none."""
-    if convert := NUMBERS.get(column.type):
-        return convert(_number(value))
+    if column.type in ("integer", "double"):
+        number = _number(value)
+        return int(number) if column.type == "integer" else float(number)
     text = "FT"[value] if isinstance(value, bool) else str(value)
     kind = column.input_format or column.type
     if kind in CLOCKS:
         datetime.strptime(text, CLOCKS[kind])  # noqa: DTZ007 its form alone counts
-    elif kind == "angle":
-        _degrees(text)
+    elif kind == "angle" and not ANGLE.fullmatch(text.strip()):
+        raise ValueError(text)
     return text
 
 
-def _number(value: Value) -> int | float:
-    """Return a number, also of its text; raises ValueError for any other text."""
+def _number(value: str | float) -> int | float:
     if not isinstance(value, str):
-        return value or 0
+        return value
     if not NUMBER.fullmatch(text := value.strip()):
         raise ValueError(value)
     return int(text) if text.lstrip("+-").isdigit() else float(text)
-
-
-def _degrees(text: str) -> float:
-    """Read an angle as production does: what has no unit is degrees."""
-    if (found := ANGLE.fullmatch(text.strip())) is None:
-        raise ValueError(text)
-    whole, minutes, seconds = (float(part or 0) for part in found.groups()[1:])
-    if max(minutes, seconds) > 60:
-        raise ValueError(text)
-    return (whole + minutes / 60 + seconds / 3600) * (-1 if found[1] == "-" else 1)
 
 
 def _fitted(value: str | float, size: int) -> str | None:
@@ -214,12 +199,8 @@ def _fitted(value: str | float, size: int) -> str | None:
     return tidy if len(tidy) <= size else cut + e + power
 
 
-def _checked(column: Column, value: str | float) -> Iterator[Remark]:
-    if not column.check:
-        return
-    angle = isinstance(value, str) and column.input_format == "angle"
-    number = _degrees(str(value)) if angle else value
-    if not isinstance(number, str) and not column.min <= number <= column.max:
+def _outside(column: Column, value: str | float) -> Iterator[Remark]:
+    if not isinstance(value, str) and not column.min <= value <= column.max:
         yield "MD_RANGE_ERROR", f"{value!r} is not from {column.min:g} to {column.max:g}"
     allowed = {name.casefold() for name in column.discrete}
     if allowed and str(value).casefold() not in allowed:

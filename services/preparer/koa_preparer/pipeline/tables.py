@@ -1,13 +1,12 @@
-"""Tables beside a frame: its table extensions as IPAC text, and the MD5 table."""
+"""Tables beside a frame as IPAC text, and what is noticed while they are made."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from astropy.io import fits
 
 from koa_shared.contracts import Finding, Severity
-from koa_shared.ids import safe_name
 
 MAX_TABLE = 16 * 2**20  # bytes of text, a second of a core; the FITS file has larger ones
 MAX_DATA = 4 * MAX_TABLE  # bytes of an HDU that is read at all
@@ -20,6 +19,16 @@ def warning(code: str, step: str, message: str) -> Finding:
     return Finding(code=code, severity=Severity.WARNING, step=step, message=message)
 
 
+@contextmanager
+def noting(findings: list[Finding], code: str, step: str, what: str) -> Iterator[None]:
+    """Make a finding, never a fault, of whatever happens: data may hold anything."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 see above
+        text = f"{what}: {type(error).__name__}: {error}"[:500]
+        findings.append(warning(code, step, text))
+
+
 def ipac_text(widths: Iterable[int], heads: Lines, rows: Lines) -> str:
     """Return IPAC text: the cells of `heads` stand between bars, of `rows` behind blanks."""
     head = "".join(f"|{{:{width}}}" for width in widths)
@@ -28,31 +37,13 @@ def ipac_text(widths: Iterable[int], heads: Lines, rows: Lines) -> str:
     return "\n".join(lines) + "\n"
 
 
-def extension_table(
-    koaid: str, index: int, hdu: bytes | memoryview
-) -> tuple[str, bytes] | Finding | None:
-    """Return name and text of `KOAID.ext{N}.{NAME}.tbl` from the bytes of an HDU (facts 3.9).
-
-    None if the table has no name; a finding if it can't be read or its text is too long.
-    """
-    try:
-        table = _open(hdu)
-        name = safe_name(str(table.name))
-        return (f"{koaid}.ext{index}.{name}.tbl", _text(table)) if table.name else None
-    except Exception as error:  # noqa: BLE001 a damaged table raises anything
-        text = f"HDU {index}: {type(error).__name__}: {error}"[:500]
-        return warning("EXT_HEADER_FILE_ERROR", "tables", text)
-
-
-def _open(hdu: bytes | memoryview) -> Any:
+def extension_text(name: str, hdu: bytes | memoryview) -> bytes:
+    """Return a table extension as text (facts 3.9); a damaged one raises anything."""
     if len(hdu) > MAX_DATA:
         raise ValueError(f"{len(hdu)} bytes are too many for a text table")
     data = bytes(hdu).ljust(-(-len(hdu) // 2880) * 2880, b"\0")
     binary = data.startswith(b"XTENSION= 'BINTABLE'")
-    return (fits.BinTableHDU if binary else fits.TableHDU).fromstring(data)
-
-
-def _text(table: Any) -> bytes:
+    table = (fits.BinTableHDU if binary else fits.TableHDU).fromstring(data)
     names = [str(name or "") for name in table.columns.names]
     widths = list(map(_width, names, map(str, table.columns.formats)))
     _check_size(widths, len(table.data))
@@ -61,10 +52,9 @@ def _text(table: Any) -> bytes:
     widths = [max([width, *map(len, cells)]) for width, cells in zip(widths, columns, strict=True)]
     _check_size(widths, len(table.data))
     blanks = [""] * len(names)
-    # All columns are `char`, as production has them.
-    heads = (names, ["char"] * len(names), blanks, blanks)
+    heads = (names, ["char"] * len(names), blanks, blanks)  # all `char`, as in production
     text = ipac_text(widths, heads, zip(*columns, strict=True))
-    return f"\\ Extended Header Name: {table.name}\n{text}".encode("ascii", "replace")
+    return f"\\ Extended Header Name: {name}\n{text}".encode("ascii", "replace")
 
 
 def _check_size(widths: Sequence[int], rows: int) -> None:
@@ -82,13 +72,3 @@ def _width(name: str, form: str) -> int:
     """Return the width a FITS format tells: `A20` and `20A` do, `F8.3` does not."""
     told = next((part for part in (form[1:], form[:-1]) if part.isdigit()), None)
     return max(MIN_WIDTH, int(told or UNKNOWN_WIDTH), len(name))
-
-
-def md5_table(entries: Iterable[tuple[str, str]]) -> bytes:
-    """Return the MD5 table of (name, hex digest), sorted by name (facts 8.1)."""
-    return "".join(f"{md5}  {name}\n" for name, md5 in sorted(entries)).encode("ascii")
-
-
-def warm() -> None:
-    """Do what is slow the first time: call it at start."""
-    extension_table("", 1, b"")

@@ -3,19 +3,14 @@
 import asyncio
 import os
 import stat
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
-
-import structlog
+from typing import NamedTuple
 
 from koa_shared import fits
 from koa_shared.contracts import utcnow
 from koa_shared.db import Database
 from koa_shared.disks import Disks, contained
 from koa_shared.errors import FrameFault, NotYet
-from koa_shared.fits import FitsError, Structure
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
 from koa_shared.objects import ObjectStore
@@ -25,17 +20,9 @@ from ..errors import RawGone
 from ..pipeline import frame as make
 from ..store import File, Store
 
-logger = structlog.get_logger("koa_preparer")
-T = TypeVar("T")
-
 CHUNK = 8 << 20
 SLOWEST = 2 << 20  # bytes/s; a mount that reads slower than that counts as hung
-_CPU = ThreadPoolExecutor(4, "cpu")
-
-
-async def think(function: Callable[..., T], *args: Any) -> T:
-    """Run a function that computes in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(_CPU, function, *args)
+think = asyncio.to_thread  # runs what computes; disks, S3 and databases have own threads
 
 
 class Raw(NamedTuple):
@@ -43,7 +30,7 @@ class Raw(NamedTuple):
 
     data: memoryview
     mtime_ns: int
-    structure: Structure
+    structure: fits.Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +49,19 @@ class Reader:
 
         Raises NotYet while it is missing or grows, FrameFault when it stays so.
         """
+        fault, size = FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}"), -1
         if (row.size, row.mtime_ns) == (0, 0):
-            raise FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}")
+            raise fault
         if row.generation > 1 and row.raw_sha256 and row.koaid:
             return await self._same_bytes(row)
         try:
             data, mtime_ns = await self.bytes(row)
+            size = len(data)
             return Raw(data, mtime_ns, await self._examine(row, data))
-        except FileNotFoundError as error:
-            fault, size = FrameFault("FITS_NOT_FOUND", str(error)), -1
-        except (fits.Truncated, fits.EmptyFile) as error:
-            fault, size = FrameFault(error.code, str(error)), getattr(error, "size", 0)
-        except FitsError as error:
-            raise FrameFault(error.code, str(error), "structure") from error
+        except FileNotFoundError:
+            pass
+        except fits.Incomplete as error:
+            fault = error
         since = await self.db.write(self.store.seen, job, size)
         waited = (utcnow() - since).total_seconds()
         if waited >= self.config.missing_seconds:
@@ -88,19 +75,18 @@ class Reader:
         read, limit = lambda: read_file(contained(local, roots)), 30 + row.size / SLOWEST
         return await self.disks.run(row.path, row.instrument, read, limit)
 
-    async def _examine(self, row: File, data: memoryview) -> Structure:
+    async def _examine(self, row: File, data: memoryview) -> fits.Structure:
         return await think(fits.read_structure, data, self.instruments[row.instrument].min_hdus)
 
     async def _same_bytes(self, row: File) -> Raw:
         """Return the recorded bytes again: from the disk, else from the archive."""
-        data, mtime_ns = memoryview(b""), row.read_mtime_ns or row.mtime_ns
         try:
-            data, mtime_ns = await self.bytes(row)
-        except (OSError, FrameFault, NotYet) as error:
-            logger.info("Raw file is gone, asking the archive", why=str(error))
+            data, _ = await self.bytes(row)
+        except (OSError, FrameFault, NotYet):  # it is gone, or another file's by now
+            data = memoryview(b"")
         if (await think(make.digests, data)).sha256 != row.raw_sha256:
             data = await self._from_archive(row)
-        return Raw(data, mtime_ns, await self._examine(row, data))
+        return Raw(data, row.read_mtime_ns or row.mtime_ns, await self._examine(row, data))
 
     async def _from_archive(self, row: File) -> memoryview:
         """Return raw_header + rest of the archived version that is these raw bytes."""
@@ -110,8 +96,7 @@ class Reader:
             if key.endswith(".raw_header"):
                 header = await self.objects.get(bucket, key)
                 file = await self.objects.get(bucket, f"{key.removesuffix('raw_header')}fits")
-                start = fits.read_structure(file).hdus[0].data_start
-                data = memoryview(header + file[start:])
+                data = memoryview(header + file[fits.read_structure(file).hdus[0].data_start :])
                 if (await think(make.digests, data)).sha256 == row.raw_sha256:
                     return data
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")

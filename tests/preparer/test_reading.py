@@ -1,0 +1,88 @@
+"""Raw files: read whole, or rebuilt from the archive."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from koa_preparer.errors import RawGone
+from koa_preparer.pipeline import frame as make
+from koa_preparer.worker.reading import Reader, read_file
+from koa_shared.config import PathMap
+from koa_shared.errors import FrameFault
+from koa_shared.fits import edit_header, read_structure
+
+KOAID = "NR.20190615.12571.36"
+
+
+class Archive:
+    """Holds versions of one frame, as the ingestor laid them down."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def keep(self, version: int, raw: bytes) -> None:
+        """Archive a version, with one keyword more in its header."""
+        hdu = read_structure(raw).hdus[0]
+        head = edit_header(raw, hdu, [("KOAID", KOAID, "")])
+        prefix = f"NIRES/20190615/lev0/{KOAID}/v{version}/{KOAID}"
+        self.objects[f"{prefix}.fits"] = head + raw[hdu.data_start :]
+        self.objects[f"{prefix}.raw_header"] = raw[: hdu.data_start]
+
+    async def names(self, bucket: str, prefix: str) -> list[str]:
+        return [key for key in self.objects if key.startswith(prefix)]
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        return self.objects[key]
+
+
+async def at_once(path: str, group: str, function: Callable[[], Any], limit: float) -> Any:
+    return function()
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive()
+
+
+@pytest.fixture
+def reader(tmp_path: Path, archive: Archive) -> Any:
+    fakes: Any = SimpleNamespace(
+        config=SimpleNamespace(archive_bucket="archive"), db=None, store=None,
+        disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
+        instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=1)},
+    )  # fmt: skip
+    return Reader(**vars(fakes))
+
+
+def row_of(raw: bytes) -> Any:
+    """Return a frame that is prepared again; its file was read at 5 ns."""
+    return SimpleNamespace(
+        path="/f.fits", instrument="NIRES", size=len(raw), mtime_ns=3, generation=2, level=0,
+        raw_sha256=make.digests(raw).sha256, koaid=KOAID, read_mtime_ns=5,
+    )  # fmt: skip
+
+
+async def test_the_same_bytes_come_from_the_disk_or_the_archive(
+    tmp_path: Path, reader: Any, archive: Archive, make_file: Any
+) -> None:
+    raw, other = make_file({"OBJECT": "one"}), make_file({"OBJECT": "two"})
+    (tmp_path / "f.fits").write_bytes(raw)
+    assert (await reader.read(row_of(raw), None)).data == raw
+    archive.keep(1, other)
+    archive.keep(2, raw)
+    for change in (lambda f: f.write_bytes(other), Path.unlink):
+        change(tmp_path / "f.fits")
+        found = await reader.read(row_of(raw), None)
+        assert (found.data, found.mtime_ns, len(found.structure.hdus)) == (raw, 5, 1)
+    with pytest.raises(RawGone):
+        await reader.read(row_of(make_file({"OBJECT": "three"})), None)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(FrameFault, match="not a regular file"):
+        read_file(str(tmp_path / "fifo"))
