@@ -14,7 +14,8 @@ from koa_preparer.pipeline import frame as make
 from koa_preparer.pipeline.metadata import Column
 from koa_preparer.preview import PreviewSpec, preview
 from koa_preparer.rules import Outcome
-from koa_shared.contracts import FilePrepared, Severity
+from koa_shared import fits
+from koa_shared.contracts import FilePrepared, Product, Severity
 from koa_shared.errors import FrameFault
 from koa_shared.fits import Value, read_structure
 
@@ -120,7 +121,7 @@ def test_archived_header_verifies_in_astropy_and_the_rest_is_untouched() -> None
         ("PROGTL1", "x" * 60, ""),
         ("WXTIME", "null", ""),
     ]
-    head = make.archived_header(memoryview(data), structure, updates)
+    head = fits.edit_header(memoryview(data), structure.hdus[0], updates)
     archived = head + data[structure.hdus[0].data_start :]
     with oracle.open(io.BytesIO(archived), checksum=True) as found:
         for hdu in found:
@@ -132,7 +133,7 @@ def test_archived_header_verifies_in_astropy_and_the_rest_is_untouched() -> None
 
 def test_a_header_without_checksums_gets_none() -> None:
     data = written(oracle.PrimaryHDU(np.zeros((3, 3), ">i2")))
-    head = make.archived_header(memoryview(data), read_structure(data), [("KOAID", "x", "")])
+    head = fits.edit_header(memoryview(data), read_structure(data).hdus[0], [("KOAID", "x", "")])
     assert {"CHECKSUM", "DATASUM"} & {
         card.keyword for card in make.read_header(head).cards
     } == set()
@@ -268,7 +269,7 @@ def test_manifest_round_trip() -> None:
             "frame_id": "6f4a1c58-6a86-5c0f-9a55-0c7b1d1d7f10", "generation": 1, "attempt": 7,
             "koaid": KOAID, "instrument": "NIRES", "origin": "live", "path": "/s/sdata1500/x.fits",
             "utdatetime": datetime(2019, 6, 15, 3, 29, 31, 360_000, UTC),
-            "products": [make.product("a.fits", "fits", "x/1/7/a.fits", found)],
+            "products": [Product(name="a.fits", role="fits", key="x/1/7/a.fits", **found._asdict())],
             "raw": found._asdict(), "metadata": {"ra": 58.0}, "program": {"semid": "2019A_C272"},
             "header": [["OBJECT", "M\\x00 \u014d", ""], ["NAXIS", 0, "axes"]],
             "timeline": {"acquired": DETECTED},

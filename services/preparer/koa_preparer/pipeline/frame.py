@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from koa_shared import fits
-from koa_shared.contracts import FilePrepared, Finding, Product
+from koa_shared.contracts import FilePrepared, Finding
 from koa_shared.errors import FrameFault
 from koa_shared.ids import safe_name
 
@@ -83,13 +83,8 @@ def storable(koaid: str) -> str:
 
 
 def read_header(raw: bytes) -> fits.Header:
-    """Return what `archived_header` wrote."""
+    """Return what `fits.edit_header` wrote."""
     return fits.Header(fits.read_cards(raw.rstrip()[: -len("END")]))
-
-
-def archived_header(data: memoryview, structure: fits.Structure, updates: fits.Updates) -> bytes:
-    """Return the primary header with KOA's keywords and correct checksums."""
-    return fits.edit_header(data, structure.hdus[0], updates)
 
 
 def preview_products(frame: Frame, spec: PreviewSpec) -> tuple[list[Content], list[Finding]]:
@@ -142,11 +137,6 @@ def manifest(prepared: FilePrepared) -> Content:
     """Return KOAID.manifest.json: all that the catalogue can be rebuilt from."""
     text = prepared.model_dump_json().encode()
     return Content(f"{prepared.koaid}.manifest.json", "manifest", (text,))
-
-
-def product(name: str, role: str, key: str, found: Digests) -> Product:
-    """Return a stored product as the contract tells it."""
-    return Product(name=name, role=role, key=key, **found._asdict())
 
 
 def stored_header(cards: Sequence[Sequence[fits.Value]]) -> fits.Hdu:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlmodel import Session
 
-from koa_shared import logs
+from koa_shared import fits, logs
 from koa_shared.client import Ingestor, PeerRefused
 from koa_shared.contracts import (
     FilePrepared,
@@ -190,7 +190,7 @@ class Worker:
     ) -> None:
         """Send header + rest as one object, and the small products beside it."""
         frame, koaid = made.frame, made.frame.identity.koaid
-        header = await think(make.archived_header, raw.data, raw.structure, made.outcome.updates)
+        header = await think(fits.edit_header, raw.data, frame.hdus[0], made.outcome.updates)
         rest = raw.data[frame.hdus[0].data_start :]
         size, now = len(header) + len(rest), utcnow()
         times = Timeline.model_validate(row.timeline or {})
@@ -291,7 +291,7 @@ class Shelf:
         name, key = content.name, f"{self._prefix}/{content.name}"
         self._group.create_task(self._objects.put(self._bucket, key, *content.buffers))
         self.digests[name] = found = await think(make.digests, *content.buffers)
-        self._kept[name] = make.product(name, content.role, key, found)
+        self._kept[name] = Product(name=name, role=content.role, key=key, **found._asdict())
 
     @property
     def products(self) -> list[Product]:
