@@ -2,11 +2,11 @@
 
 import ast
 import math
-import operator
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import add, mod, mul, sub, truediv
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
@@ -14,19 +14,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 DATA = Path(__file__).parent / "data"
-OPERATORS: dict[type[ast.operator], Callable[[Any, Any], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
-}
-FUNCTIONS: dict[str, Callable[..., float]] = {
-    "abs": abs,
-    "ceil": math.ceil,
-    "floor": math.floor,
-    "round": round,
-}
+DEFAULTS = tomllib.loads((DATA / "defaults.toml").read_text())
+OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv, ast.Mod: mod}
+FUNCTIONS: dict[str, Any] = {"abs": abs, "ceil": math.ceil, "floor": math.floor, "round": round}
+FUNCTIONS["cos"] = lambda degrees: math.cos(math.radians(degrees))
+FUNCTIONS["sin"] = lambda degrees: math.sin(math.radians(degrees))
 
 
 class InstrumentError(Exception):
@@ -258,7 +250,9 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
     instruments, owners = dict[str, Instrument](), dict[str, str]()
     for path in files.values():
         try:
-            found = _read(path)
+            data = DEFAULTS | tomllib.loads(path.read_text())
+            tables = {k: DEFAULTS.get(k, {}) | v for k, v in data.items() if isinstance(v, dict)}
+            found = Instrument.model_validate(data | tables)
         except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
             raise InstrumentError(f"{path}: {error}") from error
         if (name := found.name) != path.stem:
@@ -269,11 +263,3 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
                 raise InstrumentError(f"{path}: {claim} belongs to {owner} already")
         instruments[name] = found
     return instruments
-
-
-def _read(path: Path) -> Instrument:
-    data = tomllib.loads(path.read_text())
-    for table, usual in tomllib.loads((DATA / "defaults.toml").read_text()).items():
-        if isinstance(own := data.get(table, {}), dict):
-            data[table] = usual | own
-    return Instrument.model_validate(data)

@@ -31,8 +31,8 @@ def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
         "koaid": identity.koaid,
         "instrument": instrument.name,
         "utdatetime": f"{identity.ut:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
-        "ra": _angle(frame, "RA", 0, 360),
-        "dec": _angle(frame, "DEC", -90, 90),
+        "ra": _angle(frame, "ra", 0, 360),
+        "dec": _angle(frame, "dec", -90, 90),
         "semid": outcome.extra.get("SEMID"),
         "propint": outcome.extra.get("PROPINT"),
         "wave_unit": instrument.wave_unit,
@@ -46,7 +46,7 @@ def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
 
 def _angle(frame: Frame, keyword: str, low: float, high: float) -> float | None:
     """Return an angle in degrees; a wild one (OSIRIS has RA -20) is none."""
-    value = frame.degrees(keyword)
+    value = frame.number(keyword)
     return value if value is not None and low <= value <= high else None
 
 

@@ -1,6 +1,5 @@
 """The rules that instrument files name, with parameters (facts 3.3, 3.10, 3.11)."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -17,16 +16,16 @@ from .registry import NULL, Choices, Table, rule
 
 VERSION = version("koa-rti")
 WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SIG2NOIS)
-WCS = (
-    *("CTYPE1", "CTYPE2", "RADECSYS", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2"),
-    *("CD1_1", "CD1_2", "CD2_1", "CD2_2"),
-)
 
 
 @rule
-def choose(frame: Frame, *, keywords: Choices) -> Effects:
-    """Set keywords to the value of their first case that holds, or to null."""
-    yield from sets(**dict(_resolved(frame, keywords)))
+def choose(frame: Frame, *, keywords: Choices, error: str = "") -> Effects:
+    """Set keywords to the value of their first case that holds, or to null, the `error`."""
+    values = dict(_resolved(frame, keywords))
+    yield from sets(**values)
+    if error and None in values.values():
+        unknown = ", ".join(keyword for keyword, value in values.items() if value is None)
+        yield Note(error, f"The header does not tell {unknown}.")
 
 
 @rule
@@ -102,22 +101,6 @@ def sig2nois(frame: Frame) -> Effects:
     with np.errstate(all="ignore"):
         flux = np.median(part.astype(np.float64) * found.scale + found.zero, axis=1)
         yield Set("SIG2NOIS", float(np.fix(np.sqrt(abs(flux.max() - flux.min())))))
-
-
-@rule
-def wcs(frame: Frame, *, scale: Expression, angle: Expression) -> Effects:
-    """World coordinates: arcsec per pixel, degrees from north; all null if one is unknown."""
-    sides, ra, dec = frame.hdus[0].shape, frame.degrees("RA"), frame.degrees("DEC")
-    arcsec, turn = frame.compute(scale), frame.compute(angle)
-    if arcsec is None or turn is None or ra is None or dec is None or len(sides) < 2:
-        yield Note("SET_WCS_ERROR", "No image, or no scale, angle or position of use.")
-        yield from sets(**dict.fromkeys(WCS))
-        return
-    cos, sin = (round(arcsec * f(math.radians(turn)) / 3600, 12) for f in (math.cos, math.sin))
-    system = "FK5" if frame.number("EQUINOX") == 2000 else "FK4"
-    yield from sets(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", RADECSYS=system)
-    yield from sets(CRPIX1=(sides[-1] + 1) / 2, CRPIX2=(sides[-2] + 1) / 2, CRVAL1=ra, CRVAL2=dec)
-    yield from sets(CD1_1=-cos, CD1_2=-sin, CD2_1=-sin, CD2_2=cos)
 
 
 @rule

@@ -66,7 +66,8 @@ class View:
     def __post_init__(self) -> None:
         tables = sum("TABLE" in hdu.kind for hdu in self.hdus)
         own: dict[str, Value] = {"hdus": len(self.hdus), "tables": tables}
-        self.values = own | {"basename": self.basename} | self.values
+        own |= {"basename": self.basename, "ra": self.degrees("RA"), "dec": self.degrees("DEC")}
+        self.values = own | self.values
 
     @property
     def basename(self) -> str:
