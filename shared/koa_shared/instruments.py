@@ -5,7 +5,6 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from operator import add, mod, mul, sub, truediv
 from pathlib import Path
 from string import Formatter
@@ -28,7 +27,7 @@ class InstrumentError(Exception):
 def compute(expression: str, number: Callable[[str], float | None]) -> float | None:
     """Return the value of an expression over the numbers of keywords, None if it has none."""
 
-    def value(node: ast.expr) -> float:
+    def value(node: ast.expr) -> Any:
         match node:
             case ast.Constant(int() | float() as constant):
                 return constant
@@ -44,15 +43,10 @@ def compute(expression: str, number: Callable[[str], float | None]) -> float | N
                 raise TypeError(ast.unparse(node))
 
     try:
-        result = value(_parsed(expression))
+        result = value(ast.parse(expression, mode="eval").body)
         return result if math.isfinite(result) else None
     except (ArithmeticError, ValueError):  # by zero, too large, of nothing
         return None
-
-
-@lru_cache
-def _parsed(expression: str) -> ast.expr:
-    return ast.parse(expression, mode="eval").body
 
 
 def _computable(expression: str) -> str:

@@ -99,6 +99,16 @@ def test_a_directory_adds_and_replaces(tmp_path: Path) -> None:
     assert set(found) == {*load_instruments(), "NEW"}
 
 
+def test_what_a_file_leaves_out_is_as_usual(tmp_path: Path) -> None:
+    text = '[choose]\nUT = [{ value = "x" }]\n[paths]\nreject = []\n'
+    (tmp_path / "NEW.toml").write_text(f'name = "NEW"\nroots = []\n{text}')
+    new, usual = load_instruments(tmp_path)["NEW"], load_instruments()["HIRES"]
+    assert [case.value for case in new.choices["UT"]] == ["x"]
+    assert new.choices["FRAMENO"] == usual.choices["FRAMENO"]
+    assert (new.paths.reject, new.paths.ignore) == ((), usual.paths.ignore)
+    assert new.programs == usual.programs.model_copy(update={"target_info": ({},)})
+
+
 HEAD = 'name = "NEW"\nroots = []\n'
 
 

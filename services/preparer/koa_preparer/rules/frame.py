@@ -185,11 +185,8 @@ class Frame(View):
     @cached_property
     def statistics(self) -> Statistics | None:
         """Statistics of the primary image, None if there is none."""
-        if (raw := pixels(self.data, self.hdus[0])) is None:
-            return None
-        scale, zero = map(self.hdus[0].header.get, ("BSCALE", "BZERO"))
-        return Statistics(  # a text is none: the preview does not read it either
-            raw,
-            float(scale) if isinstance(scale, int | float) else 1.0,
-            float(zero) if isinstance(zero, int | float) else 0.0,
-        )
+        raw, header = pixels(self.data, self.hdus[0]), self.hdus[0].header
+        known = {"scale": header.get("BSCALE"), "zero": header.get("BZERO")}
+        # A text is none: the preview does not read it either.
+        told = {key: float(n) for key, n in known.items() if isinstance(n, int | float)}
+        return None if raw is None else Statistics(raw, **told)
