@@ -1,17 +1,69 @@
 """Instruments are data: reads and checks `data/instruments/*.toml` (design 7)."""
 
+import ast
+import math
 import re
 import tomllib
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Callable, Mapping
+from operator import add, mod, mul, sub, truediv
 from pathlib import Path
-from typing import Any, Literal, Self
+from string import Formatter
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+DATA = Path(__file__).parent / "data"
+DEFAULTS = tomllib.loads((DATA / "defaults.toml").read_text())
+OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv, ast.Mod: mod}
+FUNCTIONS: dict[str, Any] = {"abs": abs, "ceil": math.ceil, "floor": math.floor, "round": round}
+FUNCTIONS["cos"] = lambda degrees: math.cos(math.radians(degrees))
+FUNCTIONS["sin"] = lambda degrees: math.sin(math.radians(degrees))
 
 
 class InstrumentError(Exception):
     """An instrument file can't be used."""
+
+
+def compute(expression: str, number: Callable[[str], float | None]) -> float | None:
+    """Return the value of an expression over the numbers of keywords, None if it has none."""
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(int() | float() as constant):
+                return constant
+            case ast.Name(keyword):
+                return math.nan if (found := number(keyword)) is None else found
+            case ast.BinOp(left, sign, right):
+                return OPERATORS[type(sign)](value(left), value(right))
+            case ast.UnaryOp(ast.USub(), operand):
+                return -value(operand)
+            case ast.Call(ast.Name(function), operands):
+                return FUNCTIONS[function](*map(value, operands))
+            case _:
+                raise TypeError(ast.unparse(node))
+
+    try:
+        result = value(ast.parse(expression, mode="eval").body)
+        return result if math.isfinite(result) else None
+    except (ArithmeticError, ValueError):  # by zero, too large, of nothing
+        return None
+
+
+def _computable(expression: str) -> str:
+    try:
+        compute(expression, lambda _: 1.0)
+    except (SyntaxError, KeyError, TypeError) as error:
+        raise ValueError(f"{expression!r} can't be computed: {error!r}") from error
+    return expression
+
+
+# Numbers, keywords, `+ - * / %`, brackets and FUNCTIONS.
+Expression = Annotated[str, AfterValidator(_computable)]
+
+
+def fields_of(template: str) -> tuple[str, ...]:
+    """Return the names that a template such as `{OUTFILE}{FRAMENO:0>4}` takes."""
+    return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
 
 
 class Data(BaseModel):
@@ -35,32 +87,25 @@ class Source(Data):
     keyword: str
     required: str | None = None
     path: str = "{value}"
-    zfill: dict[str, int] = {}
     heartbeat: Heartbeat | None = None
     test: bool = False  # heard only when named
 
     @property
     def path_keywords(self) -> tuple[str, ...]:
         """Keywords that are read from the same service to build the path."""
-        return tuple(k for k in re.findall(r"{(\w+)}", self.path) if k != "value")
+        return tuple(name for name in fields_of(self.path) if name != "value")
 
     def build_path(self, value: str, read: Mapping[str, str]) -> str:
         """Return the announced path for a trigger value and the keywords read."""
-        texts = {k: v.strip().zfill(self.zfill.get(k, 0)) for k, v in read.items()}
-        return self.path.format(value=value, **texts)
+        return self.path.format(value=value, **{k: text.strip() for k, text in read.items()})
 
 
 class PathRules(Data):
     """Which announced paths are looked at (facts 1.2 steps 7 and 8, 2.6)."""
 
-    contains_one_of: tuple[str, ...] = ("/sdata", "/operations")
-    # Patterns; the last is a guider or exposure-meter sub-file of KPF.
-    ignore: tuple[str, ...] = (
-        *("/osiris/test/", "/mira/", "/hireseng/xdchange/", r"TEMPFITS\.fits"),
-        r"KP\.\d{8}\.\d{5}\.\d{2}-\d\.fits",
-    )
-    # Frames under such a path end INVALID (FILEPATH_REJECT).
-    reject: tuple[str, ...] = ("mira", "savier-protected", "SPEC/ORP", "/subtracted", "idf")
+    contains_one_of: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()  # patterns
+    reject: tuple[str, ...] = ()  # frames under such a path end INVALID (FILEPATH_REJECT)
 
     def refusal(self, path: str) -> str | None:
         """Return why this announced path is ignored, None if it is not."""
@@ -77,57 +122,60 @@ class Range(Data):
     max: float = float("inf")
 
 
-# What a keyword's value must be (docs/instruments.md).  Text: equal, blanks around it
-# and case left out; `*` and `?` are wildcards, `!` in front means not, `""` absent or
-# blank, `"!"` there.  A list: one of them.  Number, Range: a number; `{}`: any.
-# true, false: a flag (`"@name"`).
+# What a keyword's value, or an expression's, must be: docs/instruments.md.
 Test = bool | int | float | str | Range | tuple[str | int | float, ...]
-When = dict[str, Test]
+
+
+def _numbers_of_expressions(when: dict[str, Test]) -> dict[str, Test]:
+    for key, test in when.items():
+        if isinstance(test, Range | int | float) and not isinstance(test, bool):
+            _computable(key)
+    return when
+
+
+When = Annotated[dict[str, Test], AfterValidator(_numbers_of_expressions)]
 
 
 class Prefix(Data):
-    """A KOAID prefix and when it is the one; the first that fits is taken."""
+    """A KOAID prefix and when it is the one; `suffix`, a template, comes behind the KOAID."""
 
     prefix: str = Field(pattern=r"^[A-Z][A-Z0-9]$")
-    when: When = {}
-
-
-class Suffix(Data):
-    """Text behind a KOAID, `{KEYWORD}` filled in from the header; all that fit."""
-
-    suffix: str = Field(pattern=r"^_")
+    suffix: str = Field(default="", pattern=r"^(_|$)")
     when: When = {}
 
 
 class Case(Data):
-    """One value out of several: `value`, or that of the keyword `copy`, by `map`."""
+    """One value out of several: `value`, that of keyword `copy`, or what `expr` gives.
+
+    Of a copy `match` takes a part, a pattern's group.
+    """
 
     value: str | int | float | None = None
     copy_of: str | None = Field(default=None, alias="copy")
-    map: str | None = None  # one of `maps`
+    match: re.Pattern[str] | None = None
+    expr: Expression | None = None
     when: When = {}
 
     @model_validator(mode="after")
     def _has_a_value(self) -> Self:
-        if (self.value is None) == (self.copy_of is None):
-            raise ValueError("a case has either `value` or `copy`")
+        if [self.value, self.copy_of, self.expr].count(None) != 2:
+            raise ValueError("a case has either `value`, `copy` or `expr`")
         return self
 
 
 class Naming(Data):
     """Where a frame's identity comes from (facts 2.1-2.3).
 
-    INSTRUME becomes what the first of its cases that holds says; without one the frame
-    is another instrument's.  Keyword `instrume_was` keeps what it was before.
+    The first of the `prefixes` that fits is taken.  INSTRUME becomes what the first of its
+    cases that holds says; without one the frame is another instrument's.  Keyword
+    `instrume_was` keeps what it was before.
     """
 
     prefixes: tuple[Prefix, ...] = ()
-    suffixes: tuple[Suffix, ...] = ()
     instrume: tuple[Case, ...] = ()
     instrume_was: str | None = None
     utc: tuple[str, ...] = ("UTC",)
     ofname: tuple[str, ...] = ("{OFNAME}",)
-    zfill: dict[str, int] = {}
     koaid_from: str | None = None  # keyword of a name that is a KOAID
 
 
@@ -135,15 +183,7 @@ class Programs(Data):
     """Whose frames are whose (facts 3.4, 3.5)."""
 
     progname: tuple[str, ...] = ("PROGNAME",)
-    # Any means engineering; the account osrseng is none since 2024-07-19.
-    engineering: tuple[When, ...] = (
-        {"PROGNAME": ("*eng*", "*calibrations*", "*my program*")},
-        {"OUTDIR": ("*kpfeng*", "*kpfdev*", "*kcwieng*", "*kcwirun*", "*hireseng*", "*nspeceng*")},
-        {"OUTDIR": ("*nirc2eng*", "*dmoseng*", "*lriseng*", "*esieng*", "*nireseng*")},
-        {"OUTDIR": ("*osiriseng*", "*moseng*")},
-        {"OBSERVER": ("*keck ipdm*", "*nirspec*")},
-        {"CAMERA": "*fpc*"},
-    )
+    engineering: tuple[When, ...] = ()  # any means the observatory's own data
     only_classical: bool = False  # outside all slots only classical nights count
     target_info: tuple[When, ...] = ({},)  # any means that calibrations tell a secret target
 
@@ -173,7 +213,6 @@ class Instrument(Data):
     # Keyword to its cases; the first that holds and has a value counts.
     choices: dict[str, tuple[Case, ...]] = Field(alias="choose", default={})
     rules: tuple[RuleCall, ...] = ()
-    maps: dict[str, dict[str, str]] = {}
     tables: dict[str, dict[str, dict[str, Any]]] = {}  # table to row to what it tells
     wave_unit: Literal["angstrom", "micron", "nm"] | None = None
     catalogue: dict[str, tuple[str, ...]] = {}  # core column to the keywords it is read from
@@ -182,41 +221,32 @@ class Instrument(Data):
     extension_tables: bool = True
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        known, parts = {"@hdus", "@tables", "@domeflat"}, self.model_dump()
-        # A flag may name those before it, everything else all of them.
-        for where, part in (*parts.pop("flags").items(), (self.name, parts)):
-            if unknown := _flags_in(part) - known:
-                raise ValueError(f"{where}: nothing before it defines {sorted(unknown)}")
-            known.add(f"@{where}")
-        for case in (*self.naming.instrume, *chain.from_iterable(self.choices.values())):
-            if case.map is not None and case.map not in self.maps:
-                raise ValueError(f"there is no map {case.map!r}")
+    def _flags_are_known(self) -> Self:
+        known, parts = set[str](), self.model_dump()
+        # A flag may name those before it, everything else all of them; conditions stand
+        # anywhere in a part, and its text shows them all.
+        for name, part in (*parts.pop("flags").items(), (self.name, parts)):
+            if unknown := set(re.findall(r"'(@\w+)':", str(part))) - known:
+                raise ValueError(f"{name}: nothing before it defines {sorted(unknown)}")
+            known.add(f"@{name}")
         return self
-
-
-def _flags_in(part: object) -> set[str]:
-    """Return the flags that conditions anywhere in a part name."""
-    match part:
-        case dict():
-            return {key for key in part if key.startswith("@")} | _flags_in([*part.values()])
-        case list() | tuple():
-            return {flag for inner in part for flag in _flags_in(inner)}
-        case _:
-            return set()
 
 
 def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
     """Return all instruments; files in `extra` add to the shipped or replace them.
 
-    Raises InstrumentError, with the file's name, when anything can't be used.
+    What a file does not say is as `data/defaults.toml` says it.  Raises InstrumentError,
+    with the file's name, when anything can't be used.
     """
-    places = (Path(__file__).parent / "data" / "instruments", extra)
-    files = {f.name: f for place in places if place for f in sorted(place.glob("*.toml"))}
+    files = {
+        f.name: f for d in (DATA / "instruments", extra) if d for f in sorted(d.glob("*.toml"))
+    }
     instruments, owners = dict[str, Instrument](), dict[str, str]()
     for path in files.values():
         try:
-            found = Instrument.model_validate(tomllib.loads(path.read_text()))
+            data = DEFAULTS | tomllib.loads(path.read_text())
+            tables = {k: DEFAULTS.get(k, {}) | v for k, v in data.items() if isinstance(v, dict)}
+            found = Instrument.model_validate(data | tables)
         except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
             raise InstrumentError(f"{path}: {error}") from error
         if (name := found.name) != path.stem:

@@ -40,8 +40,7 @@ ESI = Source(
     service=SERVICE,
     keyword="WDISK",
     required="false",
-    path="{OUTDIR}/{OUTFILE}{LFRAMENO}.fits",
-    zfill={"LFRAMENO": 4},
+    path="{OUTDIR}/{OUTFILE}{LFRAMENO:0>4}.fits",
 )
 ESI_BEATING = ESI.model_copy(update={"heartbeat": BLUE.heartbeat})
 HUNG = ESI.model_copy(update={"path": "{OUTDIR}/{HUNG}.fits"})

@@ -156,7 +156,7 @@ def test_guider_before_the_first_only_if_classical(maker: Any) -> None:  # facts
 def test_engineering(maker: Any, header: Any, progid: str) -> None:
     found = identify_program(maker.view("NIRES", header), UT, facts())
     assert found.progid == progid
-    assert found.engineering == (progid == "ENG")
+    assert bool(found.proposal) == (progid != "ENG")
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ HEADER: dict[str, Any] = {
 def extra_rules() -> Iterator[None]:
     """Name two rules for a test."""
 
-    @rule("test_crash")
-    def crash(frame: Any) -> Iterator[Set]:
+    @rule
+    def test_crash(frame: Any) -> Iterator[Set]:
         yield Set("BEFORE", 1)
         raise ValueError(f"{frame.path} is too much")
 
-    @rule("test_two")
-    def two(frame: Any, *, level: float, name: str = "X") -> Iterator[Set | Note]:
+    @rule
+    def test_two(frame: Any, *, level: float, name: str = "X") -> Iterator[Set | Note]:
         yield Set(name, level)
         yield Note("SEEN", frame.text(name))
 
@@ -63,13 +63,13 @@ def test_shipped_instruments_pass(maker: Any) -> None:
     [
         ([{"rule": "no_such"}], "'no_such', is unknown"),
         ([{"rule": "test_two"}], "level"),
-        ([{"rule": "ut"}, {"rule": "test_two", "params": {"level": "hi"}}], "rule 2"),
+        ([{"rule": "stamp"}, {"rule": "test_two", "params": {"level": "hi"}}], "rule 2"),
         ([{"rule": "test_two", "params": {"level": 1, "more": 2}}], "more"),
         (
-            [{"rule": "lookup", "params": {"keywords": ["A"], "table": "none"}}],
+            [{"rule": "lookup", "params": {"keyword": "A", "table": "none"}}],
             "tables hold no 'none'",
         ),
-        ([{"rule": "choose", "params": {"keyword": "X"}}], "choices hold no 'X'"),
+        ([{"rule": "choose", "params": {"keywords": ["X"]}}], "choices hold no 'X'"),
     ],
 )
 def test_wrong_rules_stop_the_start(calls: Any, says: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from koa_shared.instruments import Instrument, InstrumentError, load_instruments
+from koa_shared.instruments import Instrument, InstrumentError, compute, load_instruments
 
 # facts 1.1: monitor name, service, keyword, heartbeat keyword and seconds
 SOURCES = {
@@ -99,6 +99,16 @@ def test_a_directory_adds_and_replaces(tmp_path: Path) -> None:
     assert set(found) == {*load_instruments(), "NEW"}
 
 
+def test_what_a_file_leaves_out_is_as_usual(tmp_path: Path) -> None:
+    text = '[choose]\nUT = [{ value = "x" }]\n[paths]\nreject = []\n'
+    (tmp_path / "NEW.toml").write_text(f'name = "NEW"\nroots = []\n{text}')
+    new, usual = load_instruments(tmp_path)["NEW"], load_instruments()["HIRES"]
+    assert [case.value for case in new.choices["UT"]] == ["x"]
+    assert new.choices["FRAMENO"] == usual.choices["FRAMENO"]
+    assert (new.paths.reject, new.paths.ignore) == ((), usual.paths.ignore)
+    assert new.programs == usual.programs.model_copy(update={"target_info": ({},)})
+
+
 HEAD = 'name = "NEW"\nroots = []\n'
 
 
@@ -116,8 +126,12 @@ HEAD = 'name = "NEW"\nroots = []\n'
         ),
         (HEAD + 'rules = [{ rule = "ut", when = { "@no" = true } }]', "@no"),
         (HEAD + '[flags]\na = [{ "@b" = true }]\nb = [{ X = 1 }]', "@b"),
-        (HEAD + '[choose]\nX = [{ copy = "Y", map = "none" }]', "no map 'none'"),
-        (HEAD + "[choose]\nX = [{ when = { Y = 1 } }]", "either `value` or `copy`"),
+        (HEAD + '[choose]\nX = [{ copy = "Y", match = "(" }]', "match"),
+        (HEAD + '[choose]\nX = [{ expr = "2 * Y ** 3" }]', "'2 * Y ** 3' can't be computed"),
+        (HEAD + '[choose]\nX = [{ expr = "open(1)" }]', "'open(1)' can't be computed"),
+        (HEAD + '[choose]\nX = [{ expr = "Y +" }]', "'Y +' can't be computed"),
+        (HEAD + '[flags]\na = [{ "min(X)" = { min = 1 } }]', "'min(X)' can't be computed"),
+        (HEAD + "[choose]\nX = [{ when = { Y = 1 } }]", "either `value`, `copy` or `expr`"),
         (HEAD + 'wave_unit = "inch"', "wave_unit"),
         (HEAD + "[programs]\ntarget_info = 3", "target_info"),
     ],
@@ -128,3 +142,22 @@ def test_wrong_file_stops_the_start(tmp_path: Path, text: str, says: str) -> Non
         load_instruments(tmp_path)
     assert "NEW" in str(raised.value)
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("A", 7.0),
+        ("-A + 2 * (B - 1.5) / 5 % 3", -6.8),
+        ("round(100 / A, 2)", 14.29),
+        ("ceil(B / 100) + floor(A / 2) + abs(-1)", 5),
+        ("A * MISSING", None),
+        ("round(MISSING)", None),
+        ("A / (B - 2)", None),
+        ("HUGE * HUGE", None),
+        ("round(HUGE) * round(HUGE)", None),
+    ],
+)
+def test_compute(expression: str, value: float | None) -> None:
+    found = compute(expression, {"A": 7.0, "B": 2.0, "HUGE": 1e308}.get)
+    assert found == (value if value is None else pytest.approx(value))

@@ -1,6 +1,6 @@
 """The named rules, and the identity of a frame: pure functions of what a file holds."""
 
-from . import common, optics  # noqa: F401 (importing them names their rules)
+from . import common  # noqa: F401 (importing it names its rules)
 from .catalogue import core_metadata, program_of
 from .frame import Frame, Note, Set, View
 from .identity import identify

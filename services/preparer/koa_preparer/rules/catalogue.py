@@ -1,18 +1,24 @@
 """What the archive's catalogue knows of a frame: core columns with real types."""
 
 import tomllib
+from collections.abc import Callable
 from datetime import datetime
-from importlib import resources
 from typing import Any
 
 from koa_shared.contracts import Program
 from koa_shared.fits import clean
+from koa_shared.instruments import DATA
 
-from .frame import Frame, View
+from .frame import Frame
 from .registry import Outcome
 
-# Kind to column to the keywords it is read from.
-COLUMNS = tomllib.loads((resources.files("koa_shared") / "data" / "catalogue.toml").read_text())
+# Kind to column to the keywords it is read from, and how a kind is read.
+COLUMNS = tomllib.loads((DATA / "catalogue.toml").read_text())
+READ: dict[str, Callable[..., Any]] = {
+    "text": lambda frame, *keys: clean(frame.text(*keys) or None),
+    "number": Frame.number,
+    "whole": lambda frame, *keys: None if (n := frame.number(*keys)) is None else int(n),
+}
 
 
 def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
@@ -20,31 +26,27 @@ def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
 
     Angles are degrees, wavelengths in `wave_unit`, as instruments differ (facts 7.3 P11).
     """
-    identity, ours = frame.identity, frame.instrument.catalogue
-    texts, numbers, wholes = (
-        [(column, ours.get(column, keywords)) for column, keywords in COLUMNS[kind].items()]
-        for kind in ("text", "number", "whole")
-    )
+    identity, instrument = frame.identity, frame.instrument
     return {
         "koaid": identity.koaid,
-        "instrument": frame.instrument.name,
+        "instrument": instrument.name,
         "utdatetime": f"{identity.ut:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
-        "date_obs": identity.date_obs,
-        "ra": _angle(frame, "RA", 0, 360),
-        "dec": _angle(frame, "DEC", -90, 90),
+        "ra": _angle(frame, "ra", 0, 360),
+        "dec": _angle(frame, "dec", -90, 90),
         "semid": outcome.extra.get("SEMID"),
         "propint": outcome.extra.get("PROPINT"),
-        "wave_unit": frame.instrument.wave_unit,
+        "wave_unit": instrument.wave_unit,
         "filesize_mb": round(size / 1e6, 4),
-        **{column: clean(frame.text(*keywords) or None) for column, keywords in texts},
-        **{column: frame.number(*keywords) for column, keywords in numbers},
-        **{c: None if (n := frame.number(*keys)) is None else int(n) for c, keys in wholes},
+    } | {
+        column: READ[kind](frame, *instrument.catalogue.get(column, keywords))
+        for kind, columns in COLUMNS.items()
+        for column, keywords in columns.items()
     }
 
 
-def _angle(view: View, keyword: str, low: float, high: float) -> float | None:
+def _angle(frame: Frame, keyword: str, low: float, high: float) -> float | None:
     """Return an angle in degrees; a wild one (OSIRIS has RA -20) is none."""
-    value = view.degrees(keyword)
+    value = frame.number(keyword)
     return value if value is not None and low <= value <= high else None
 
 

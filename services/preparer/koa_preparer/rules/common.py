@@ -1,59 +1,61 @@
-"""Rules that every instrument uses, with parameters (facts 3.3, 3.10, 3.11)."""
+"""The rules that instrument files name, with parameters (facts 3.3, 3.10, 3.11)."""
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
 import numpy as np
 
 from koa_shared.fits import Value
+from koa_shared.instruments import Expression
 
 from ..providers import WEATHER_KEYS, Weather
 from .frame import Effects, Frame, Note, Set, sets
-from .registry import Choice, Keys, Table, rule
+from .registry import NULL, Choices, Table, rule
 
 VERSION = version("koa-rti")
 WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SIG2NOIS)
 
 
-@rule("ut")
-def ut(frame: Frame) -> Effects:
-    """UT, a copy of UTC where there is none."""
-    if not frame.text("UT"):
-        yield Set("UT", frame.identity.utc)
+@rule
+def choose(frame: Frame, *, keywords: Choices, error: str = "") -> Effects:
+    """Set keywords to the value of their first case that holds, or to null, the `error`."""
+    values = dict(_resolved(frame, keywords))
+    yield from sets(**values)
+    if error and None in values.values():
+        unknown = ", ".join(keyword for keyword, value in values.items() if value is None)
+        yield Note(error, f"The header does not tell {unknown}.")
 
 
-@rule("frameno")
-def frameno(frame: Frame, *, keyword: str = "FRAMENUM", name: str = "DATAFILE") -> Effects:
-    """FRAMENO, from another keyword or the digits after the last `_` of a name."""
-    if frame.text("FRAMENO"):
-        return
-    number = frame.number(keyword)
-    if number is None:
-        digits = frame.text(name).removesuffix(".fits").rpartition("_")[2]
-        if not re.fullmatch("[0-9]+", digits):
-            yield Note("SET_FRAMENO_ERROR", f"Neither {keyword} nor {name} tells the number.")
-            return
-        number = int(digits[:18])
-        yield Set(keyword, number)
-    yield Set("FRAMENO", int(number))
+@rule
+def fill(frame: Frame, *, keywords: Choices) -> Effects:
+    """Set the keywords that are not there; one without a value is SET_<keyword>_ERROR."""
+    for keyword, value in _resolved(frame, [key for key in keywords if not frame.text(key)]):
+        if value is None:
+            yield Note(f"SET_{keyword}_ERROR", f"The header does not tell {keyword}.")
+        else:
+            yield Set(keyword, value)
 
 
-@rule("elaptime")
-def elaptime(frame: Frame, *, products: tuple[Keys, ...], digits: int = 4) -> Effects:
-    """ELAPTIME in seconds, the first product whose keywords are all there."""
-    if frame.text("ELAPTIME"):
-        return
-    times = (time for time in map(frame.product, products) if math.isfinite(time))
-    if (seconds := next(times, None)) is None:
-        yield Note("SET_ELAPTIME_ERROR", f"None of {products} is there.")
-    else:
-        yield Set("ELAPTIME", round(seconds, digits or None))
+def _resolved(frame: Frame, keywords: Iterable[str]) -> Iterator[tuple[str, Value]]:
+    """Yield keywords and values; each sees those before it."""
+    view = replace(frame, values={**frame.values})
+    for keyword in keywords:
+        value = view.resolve(frame.instrument.choices[keyword])
+        view.values[keyword] = NULL if value is None else value
+        yield keyword, value
 
 
-@rule("image_type")
+@rule
+def lookup(frame: Frame, *, keyword: str, table: Table, null: bool = False) -> Effects:
+    """Set what the table's row named by a keyword's value says; without one null, if `null`."""
+    rows = {name.lower(): row for name, row in frame.instrument.tables[table].items()}
+    nulls: dict[str, Value] = {key: None for row in rows.values() for key in row if null}
+    yield from sets(**rows.get(frame.text(keyword).lower(), nulls))
+
+
+@rule
 def image_type(frame: Frame) -> Effects:
     """KOAIMTYP, by the instrument's cases of that name (facts 3.10)."""
     cases = frame.instrument.choices.get("KOAIMTYP", ())
@@ -63,32 +65,7 @@ def image_type(frame: Frame) -> Effects:
     yield Set("KOAIMTYP", kind)
 
 
-@rule("choose")
-def choose(frame: Frame, *, keyword: Choice) -> Effects:
-    """Set a keyword to the value of its first case that holds, or to null."""
-    yield Set(keyword, frame.resolve(frame.instrument.choices[keyword]))
-
-
-@rule("constants")
-def constants(frame: Frame, *, values: Mapping[str, Value], missing: bool = False) -> Effects:
-    """Set keywords to fixed values; with `missing` only those that are not there."""
-    yield from sets(**{k: v for k, v in values.items() if not (missing and frame.text(k))})
-
-
-@rule("lookup")
-def lookup(frame: Frame, *, keywords: Keys, table: Table, null: bool = False) -> Effects:
-    """Set what a row says; its name is the keywords' values, or the first ones, joined by `/`.
-
-    Without a row the table's keywords become null, if `null`, or stay as they are.
-    """
-    rows = {name.lower(): row for name, row in frame.instrument.tables[table].items()}
-    parts = [frame.text(keyword).lower() for keyword in keywords]
-    names = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
-    nulls: dict[str, Value] = {key: None for row in rows.values() for key in row if null}
-    yield from sets(**next((rows[name] for name in names if name in rows), nulls))
-
-
-@rule("image_stats")
+@rule
 def image_stats(frame: Frame) -> Effects:
     """IMAGEMN, IMAGESD, IMAGEMD with two decimals."""
     if (found := frame.statistics) is None:
@@ -98,21 +75,17 @@ def image_stats(frame: Frame) -> Effects:
     yield from sets(IMAGEMN=mean, IMAGESD=sd, IMAGEMD=median)
 
 
-@rule("npixsat")
-def npixsat(
-    frame: Frame, *, level: float = 1, keywords: Keys = (), count: str = "NPIXSAT", limit: str = ""
-) -> Effects:
-    """Count the pixels at `level` times the keywords' values or above, the `limit`."""
-    lowest, found = level * frame.product(keywords), frame.statistics
-    if not lowest or not math.isfinite(lowest) or found is None:
-        yield Note(f"SET_{count}_ERROR", f"No image, or no {', '.join(keywords)}.")
-        return
-    yield Set(count, found.count_from(lowest))
-    if limit:
-        yield Set(limit, int(lowest))
+@rule
+def npixsat(frame: Frame, *, level: Expression, count: str = "NPIXSAT") -> Effects:
+    """Count the pixels that are `level` or more."""
+    lowest, found = frame.compute(level), frame.statistics
+    if not lowest or found is None:
+        yield Note(f"SET_{count}_ERROR", f"No image, or no {level}.")
+    else:
+        yield Set(count, found.count_from(lowest))
 
 
-@rule("sig2nois")
+@rule
 def sig2nois(frame: Frame) -> Effects:
     """SIG2NOIS: root of the range of row medians near the centre."""
     found = frame.statistics
@@ -130,7 +103,7 @@ def sig2nois(frame: Frame) -> Effects:
         yield Set("SIG2NOIS", float(np.fix(np.sqrt(abs(flux.max() - flux.min())))))
 
 
-@rule("weather")
+@rule
 def weather(frame: Frame) -> Effects:
     """WX*, GUIDFWHM, GUIDTIME; what is not known is null (facts 3.3)."""
     known = frame.facts.weather
@@ -145,15 +118,9 @@ def _clock(at: datetime | None) -> str | None:
     return f"{at:%H:%M:%S.%f}"[:-4] if at else None
 
 
-@rule("oa")
-def oa(frame: Frame) -> Effects:
-    """OA, the observing assistant's alias."""
-    night = frame.facts.night
-    yield Set("OA", (night and night.oa) or "None")
-
-
-@rule("stamp")
+@rule
 def stamp(frame: Frame) -> Effects:
-    """DATLEVEL, DQA_VERS and DQA_DATE; the date is UTC (facts 7.3 P5)."""
-    at = f"{frame.facts.prepared_at:%Y-%m-%dT%H:%M:%S}"
+    """OA, the observing assistant; DATLEVEL, DQA_VERS and DQA_DATE, UTC (facts 7.3 P5)."""
+    night, at = frame.facts.night, f"{frame.facts.prepared_at:%Y-%m-%dT%H:%M:%S}"
+    yield Set("OA", (night and night.oa) or "None")
     yield from sets(DATLEVEL=0, DQA_VERS=VERSION, DQA_DATE=at)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -11,14 +12,12 @@ from typing import NamedTuple
 
 from koa_shared.contracts import Severity
 from koa_shared.fits import Buffer, Hdu, Value, pixels
-from koa_shared.instruments import Case, Instrument, Range, Test, When
+from koa_shared.instruments import Case, Instrument, Range, Test, When, compute, fields_of
 
 from ..providers import Facts
 from .pixels import Statistics
 
 NOTHING = ("", "nan", "-nan", "null")  # texts that mean "no value" (facts 3.8)
-# Dome-flat elevations by telescope, both limits left out (facts 3.10).
-DOMEFLAT_EL = {1: (66.99, 67.03), 2: (44.99, 45.03)}
 ANGLE = re.compile(r"([+-]?)(\d+)[: ]+(\d+)[: ]+(\d+(?:\.\d*)?)", re.ASCII)
 
 
@@ -31,7 +30,7 @@ class Set(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """Tell the metadata something that stands in no header (PROPINT, PROGTITL)."""
+    """Tell later rules and the metadata what stands in no header (PROPINT, PROGTITL)."""
 
     keyword: str
     value: Value
@@ -49,18 +48,9 @@ Effect = Set | Extra | Note
 Effects = Iterator[Effect]  # what a rule yields
 
 
-def sets(**values: Value) -> Iterator[Set]:
-    """Write several keywords, with their usual comments."""
-    return (Set(keyword, value) for keyword, value in values.items())
-
-
-def number_of(value: Value) -> float | None:
-    """Return a value as a finite number, None if it is none."""
-    try:
-        number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+def sets(**values: Value) -> Iterator[Set | Extra]:
+    """Write several keywords with their usual comments; names in lower case are extras."""
+    return (Extra(k, v) if k.islower() else Set(k, v) for k, v in values.items())
 
 
 @dataclass
@@ -72,6 +62,23 @@ class View:
     mtime: datetime  # UTC
     instrument: Instrument
     values: dict[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tables = sum("TABLE" in hdu.kind for hdu in self.hdus)
+        own: dict[str, Value] = {"hdus": len(self.hdus), "tables": tables}
+        own |= {"basename": self.basename, "ra": self.degrees("RA"), "dec": self.degrees("DEC")}
+        self.values = own | self.values
+
+    @property
+    def basename(self) -> str:
+        """The file's name, as if it were not compressed."""
+        return self.path.rpartition("/")[2].removesuffix(".gz")
+
+    @property
+    def telescope(self) -> int | None:
+        """Keck 1 or 2: the instrument's, else what TELESCOP says."""
+        known = {"keck i": 1, "keck ii": 2}
+        return self.instrument.telescope or known.get(self.text("TELESCOP").lower())
 
     def get(self, keyword: str) -> Value:
         """Return a value; absent, blank and `NaN` ones are None."""
@@ -89,13 +96,15 @@ class View:
 
     def number(self, *keywords: str) -> float | None:
         """Return the first value that is a finite number, None if there is none."""
-        numbers = (number_of(self.get(key)) for key in keywords)
-        return next((number for number in numbers if number is not None), None)
+        for value in map(self.get, keywords):
+            with suppress(ValueError, OverflowError):
+                if not (value is None or isinstance(value, bool)) and math.isfinite(float(value)):
+                    return float(value)
+        return None
 
-    def product(self, keywords: Iterable[str]) -> float:
-        """Return the product of the keywords' numbers, NaN if one has none."""
-        numbers = map(self.number, keywords)
-        return float(math.prod(math.nan if n is None else n for n in numbers))
+    def compute(self, expression: str) -> float | None:
+        """Return what an expression over keywords gives, None if one is no number."""
+        return compute(expression, self.number)
 
     def degrees(self, keyword: str) -> float | None:
         """Return an angle in degrees; sexagesimal text is in hours for RA.
@@ -110,54 +119,50 @@ class View:
         value = whole + minutes / 60 + seconds / 3600
         return value * (15 if keyword == "RA" else 1) * (-1 if found[1] == "-" else 1)
 
-    @property
-    def telescope(self) -> int | None:
-        """Keck 1 or 2: the instrument's, else what TELESCOP says."""
-        known = {"keck i": 1, "keck ii": 2}
-        return self.instrument.telescope or known.get(self.text("TELESCOP").lower())
+    def fill(self, template: str) -> str | None:
+        """Return a template with its keywords' values, None if one has none."""
+        values = {name: self.get(name) for name in fields_of(template)}
+        whole = {k: int(v) for k, v in values.items() if isinstance(v, float) and v.is_integer()}
+        texts = {k: str(v) for k, v in (values | whole).items()}
+        return None if None in values.values() else template.format_map(texts)
 
     def holds(self, when: When) -> bool:
         """Tell whether all tests of a condition are true."""
-        return all(self._passes(keyword, test) for keyword, test in when.items())
+        return all(self._passes(key, test) for key, test in when.items())
 
-    def _passes(self, keyword: str, test: Test) -> bool:
+    def _passes(self, key: str, test: Test) -> bool:
         match test:
+            case bool() if key[0] == "@":
+                return any(map(self.holds, self.instrument.flags[key[1:]])) is test
             case bool():
-                actual = self._flag(keyword) if keyword[0] == "@" else self.get(keyword)
-                return actual is test
+                return self.get(key) is test
             case str():
-                # `[` is no wildcard here.
-                pattern = test.removeprefix("!").lower().replace("[", "[[]")
-                equal = fnmatchcase(self.text(keyword).lower(), pattern)
-                return equal is not test.startswith("!")
+                pattern = test.removeprefix("!").lower().replace("[", "[[]")  # no wildcard here
+                return fnmatchcase(self.text(key).lower(), pattern) is not test.startswith("!")
             case tuple():
-                return any(self._passes(keyword, one) for one in test)
+                return any(self._passes(key, one) for one in test)
             case Range():
-                number = len(self.hdus) if keyword == "@hdus" else self.number(keyword)
+                number = self.compute(key)
                 return number is not None and test.min <= number <= test.max
             case int() | float():
-                return self.number(keyword) == test
-
-    def _flag(self, name: str) -> bool:
-        match name:
-            case "@domeflat":
-                low, high = DOMEFLAT_EL.get(self.telescope or 0, (0.0, 0.0))
-                az, el, dome = (self.number(key) or 0.0 for key in ("AZ", "EL", "DOMEPOSN"))
-                return low < el < high and 83 < abs(dome - az % 360) < 93
-            case "@tables":
-                return any("TABLE" in hdu.kind for hdu in self.hdus)
-            case _:
-                return any(map(self.holds, self.instrument.flags[name[1:]]))
+                return self.compute(key) == test
 
     def resolve(self, cases: Iterable[Case]) -> Value:
         """Return the value of the first case that holds and has one, else None."""
-        for case in (case for case in cases if self.holds(case.when)):
-            value = case.value if case.copy_of is None else self.get(case.copy_of)
-            if case.map is not None:
-                value = self.instrument.maps[case.map].get(str(value).lower())
-            if value is not None:
-                return value
-        return None
+        values = (self._value(case) for case in cases if self.holds(case.when))
+        return next((value for value in values if value is not None), None)
+
+    def _value(self, case: Case) -> Value:
+        if case.expr is not None:
+            return self.compute(case.expr)
+        if case.copy_of is None:
+            return case.value
+        if case.match is None:
+            return self.get(case.copy_of)
+        if (found := case.match.search(self.text(case.copy_of))) is None:
+            return None
+        text = found[found.lastindex or 0]
+        return int(text) if text.isdecimal() else text
 
 
 class Identity(NamedTuple):
@@ -165,10 +170,6 @@ class Identity(NamedTuple):
 
     koaid: str
     ut: datetime
-    date_obs: str
-    utc: str
-    instrume: str
-    ofname: str
     updates: tuple[Set, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -184,9 +185,8 @@ class Frame(View):
     @cached_property
     def statistics(self) -> Statistics | None:
         """Statistics of the primary image, None if there is none."""
-        raw, get = pixels(self.data, self.hdus[0]), self.hdus[0].header.get
-        scale, zero = (  # a text is none: the preview does not read it either
-            float(value) if isinstance(value := get(keyword), int | float) else usual
-            for keyword, usual in (("BSCALE", 1.0), ("BZERO", 0.0))
-        )
-        return None if raw is None else Statistics(raw, scale, zero)
+        raw, header = pixels(self.data, self.hdus[0]), self.hdus[0].header
+        known = {"scale": header.get("BSCALE"), "zero": header.get("BZERO")}
+        # A text is none: the preview does not read it either.
+        told = {key: float(n) for key, n in known.items() if isinstance(n, int | float)}
+        return None if raw is None else Statistics(raw, **told)

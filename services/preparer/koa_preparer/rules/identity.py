@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from functools import partial
 
 from koa_shared.contracts import Severity
 from koa_shared.errors import FrameFault
@@ -15,8 +14,6 @@ from .frame import Identity, Note, Set, View
 ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)", re.ASCII)
 SLASHED = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{2})", re.ASCII)
 CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
-_fault = partial(FrameFault, step="identity")
-_invalid = partial(Note, severity=Severity.INVALID)
 
 
 def identify(view: View, fraction: Fraction = "production") -> Identity:
@@ -24,9 +21,7 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
 
     What an operator may waive (a path or a name that is not archived) is an invalid note.
     """
-    rejected = [part for part in view.instrument.paths.reject if part in view.path]
-    notes = [_invalid("FILEPATH_REJECT", f"The path holds {part}.") for part in rejected]
-    updates = list[Set]()
+    updates, notes = list[Set](), list[Note]()
     for effect in _mend(view, fraction):
         if isinstance(effect, Note):
             notes.append(effect)
@@ -34,12 +29,14 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
             updates.append(effect)
             view.values[effect.keyword] = effect.value
     name = view.text("KOAID").removesuffix(".fits")
-    date_obs, utc, instrume, ofname = map(view.text, ("DATE-OBS", "UTC", "INSTRUME", "OFNAME"))
-    return Identity(name, _ut(view), date_obs, utc, instrume, ofname, tuple(updates), tuple(notes))
+    return Identity(name, _ut(view), tuple(updates), tuple(notes))
 
 
 def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
     """Yield the repairs in order; each step sees what those before it have set."""
+    for part in view.instrument.paths.reject:
+        if part in view.path:
+            yield Note("FILEPATH_REJECT", f"The path holds {part}.", Severity.INVALID)
     text = view.text("DATE-OBS")
     if (day := _read_date(text)) is None:
         yield Note("SET_DATEOBS_WARN", f"DATE-OBS is {text[:40]!r}; the file's time is taken.")
@@ -96,7 +93,8 @@ def _instrume(view: View) -> Iterator[Set]:
     """Check and mend INSTRUME (facts 2.1)."""
     naming, text = view.instrument.naming, view.text("INSTRUME")
     if (new := view.resolve(naming.instrume)) is None:
-        raise _fault("SET_INSTR_ERROR", f"INSTRUME {text[:40]!r} is not {view.instrument.name}.")
+        why = f"INSTRUME {text[:40]!r} is not {view.instrument.name}."
+        raise FrameFault("SET_INSTR_ERROR", why, "identity")
     if text != str(new):
         if naming.instrume_was and text:
             yield Set(naming.instrume_was, text)
@@ -108,38 +106,25 @@ def _koaid(view: View, day: date | None, fraction: Fraction) -> str:
     naming, ut = view.instrument.naming, _ut(view)
     if naming.koaid_from and (text := view.text(naming.koaid_from)):
         found = re.search(f"{_koaids(view)}$", text.removesuffix(".fits"))
-        if found is None or (day and found[1] != f"{day:%Y%m%d}"):
-            raise _fault("KOAID_CREATE_FAIL", f"{text[:60]!r} is no KOAID of DATE-OBS {day}.")
-        return found[0]
-    prefix = next((p.prefix for p in naming.prefixes if view.holds(p.when)), None)
-    if prefix is None:
-        raise _fault("KOAID_CREATE_FAIL", "No KOAID prefix fits this header.")
-    suffix = ""
-    for text in (s.suffix for s in naming.suffixes if view.holds(s.when)):
-        if (filled := _filled(view, text)) is None:
-            raise _fault("KOAID_CREATE_FAIL", f"{text} must have a value.")
-        suffix += safe_name(filled)
-    return koaid(prefix, ut.date(), ut.time(), suffix, fraction)
+        if found and (day is None or found[1] == f"{day:%Y%m%d}"):
+            return found[0]
+        why = f"{text[:60]!r} is no KOAID of DATE-OBS {day}."
+    elif (fits := next((p for p in naming.prefixes if view.holds(p.when)), None)) is None:
+        why = "No KOAID prefix fits this header."
+    elif (suffix := view.fill(fits.suffix)) is None:
+        why = f"{fits.suffix} must have a value."
+    else:
+        return safe_name(koaid(fits.prefix, ut.date(), ut.time(), suffix, fraction))
+    raise FrameFault("KOAID_CREATE_FAIL", why, "identity")
 
 
 def _ofname(view: View) -> Iterator[Set | Note]:
     """Yield the original name, which must be that of the file (facts 2.6)."""
-    basename = view.path.rpartition("/")[2].removesuffix(".gz")
-    names = (_filled(view, template, basename) for template in view.instrument.naming.ofname)
-    name = next(filter(None, names), None)
+    name = next(filter(None, map(view.fill, view.instrument.naming.ofname)), None)
     if name is None:
-        yield _invalid("BAD_OFNAME", "The header does not tell the file's name.")
-    elif (name := f"{name.removesuffix('.fits')}.fits") != basename:
-        why = f"The header says {name[:80]!r}, the file is {basename[:80]!r}."
-        yield _invalid("MISMATCHED_FILENAME", why)
-    yield Set("OFNAME", name or basename)
-
-
-def _filled(view: View, template: str, basename: str = "") -> str | None:
-    """Return a template with its keywords' values, None if one has none."""
-    values, zfill = {"basename": basename}, view.instrument.naming.zfill
-    for key in set(re.findall(r"{([^}]+)}", template)) - values.keys():
-        if not (text := view.text(key)):
-            return None
-        values[key] = text.removesuffix(".0").zfill(zfill[key]) if key in zfill else text
-    return template.format_map(values)
+        why = "The header does not tell the file's name."
+        yield Note("BAD_OFNAME", why, Severity.INVALID)
+    elif (name := f"{name.removesuffix('.fits')}.fits") != view.basename:
+        why = f"The header says {name[:80]!r}, the file is {view.basename[:80]!r}."
+        yield Note("MISMATCHED_FILENAME", why, Severity.INVALID)
+    yield Set("OFNAME", name or view.basename)

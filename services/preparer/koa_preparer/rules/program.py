@@ -1,5 +1,6 @@
 """Whose a frame is and how long it is theirs (facts 3.3 SEMESTER, 3.4, 3.5)."""
 
+import re
 from datetime import datetime, time, timedelta
 from typing import NamedTuple
 
@@ -18,11 +19,6 @@ class ProgramId(NamedTuple):
     semester: str
     progid: str
     notes: tuple[Note, ...] = ()
-
-    @property
-    def engineering(self) -> bool:
-        """Whether this is the observatory's own data."""
-        return self.progid == ENGINEERING
 
     @property
     def semid(self) -> str:
@@ -62,10 +58,8 @@ def semester(ut: datetime) -> str:
 
 def is_valid(text: str) -> bool:
     """Tell whether a text can be a program, `PROG` or `YYYYS_PROG`."""
-    if text in ("", NONE) or text.count("_") > 1 or " " in text or "PROGID" in text:
-        return False
-    term, separator, progid = text.rpartition("_")
-    return 3 <= len(progid) <= 5 and (not separator or len(term) == 5)
+    found = re.fullmatch(r"([^_]{5}_)?[^_]{3,5}", text, re.DOTALL)
+    return bool(found) and text != NONE and " " not in text and "PROGID" not in text
 
 
 def _claimed(view: View, outdir: str, ut: datetime, facts: Facts) -> tuple[str, str]:
@@ -82,21 +76,19 @@ def _claimed(view: View, outdir: str, ut: datetime, facts: Facts) -> tuple[str, 
 
 
 def _scheduled(view: View, outdir: str, ut: datetime, slots: tuple[Slot, ...]) -> str:
-    first, last = slots[0], slots[-1]
+    """Return the slot by OUTDIR's letter, by the time, outside all of them the nearest."""
     if len(slots) == 1:
-        return first.project
-    if outdir.endswith(("_A", "_B", "_C", "_D", "_E")):
-        place = "ABCDE".index(outdir[-1])
+        return slots[0].project
+    if found := re.search("_([A-E])$", outdir):
+        place = "ABCDE".index(found[1])
         return slots[place].project if place < len(slots) else NONE
     now = ut.time().replace(second=0, microsecond=0)
-    for slot in slots:
-        if (slot.start or time.min) <= now <= (slot.end or time.max):
-            return slot.project
-    # Outside all slots the nearest counts, before the first or after the last.
-    before, after = now < (first.start or time.min), now > (last.end or time.max)
-    slot = first if before else last
-    counts = slot.kind == "Classical" or not view.instrument.programs.only_classical
-    return slot.project if (before or after) and counts else NONE
+    during = [s for s in slots if (s.start or time.min) <= now <= (s.end or time.max)]
+    before = slots[:1] if now < (slots[0].start or time.min) else ()
+    after = slots[-1:] if now > (slots[-1].end or time.max) else ()
+    usual = not view.instrument.programs.only_classical
+    outside = [slot for slot in (*before, *after) if usual or slot.kind == "Classical"]
+    return next((slot.project for slot in (*during, *outside)), NONE)
 
 
 def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
@@ -111,38 +103,33 @@ def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
     return calibration and not secret and not night.sunset <= ut.time() <= night.sunrise
 
 
-@rule("program")
+@rule
 def program(frame: Frame) -> Effects:
-    """SEMESTER and PROG* (facts 3.3, 3.4); SEMID and PROGTITL for the metadata."""
-    found = identify_program(frame, frame.identity.ut, frame.facts)
+    """SEMESTER and PROG*; SEMID, PROGTITL and PROPINT, months, for the metadata.
+
+    Runs after `image_type`, which tells a calibration (facts 7.3 P8).
+    """
+    found, known = identify_program(frame, frame.identity.ut, frame.facts), frame.facts.proposal
     yield from found.notes
-    pi, institution, title = NONE, NONE, ""
-    if found.engineering:
+    pi, institution, title, months = NONE, NONE, "", PROPINT
+    if found.progid == ENGINEERING:
         name = frame.instrument.name
         pi, institution, title = f"{name.lower()}eng", "KECK", f"{name} Engineering"
-    elif found.proposal and (known := frame.facts.proposal):
+    elif found.proposal and known:
         pi, institution = known.pi or NONE, (known.institution or NONE).replace(" ", "")
         title = known.title or ""
     elif found.proposal and "proposal" in frame.facts.missing:
         yield Note("PROP_API_ERROR", f"Nobody could tell about {found.semid}.")
+    if found.proposal and known and known.propint is not None:
+        months = known.propint
+    elif found.proposal and not found.progid.startswith("E"):
+        yield Note("PROPINT_ERROR", f"{PROPINT} months are taken for {found.progid}.")
+    if is_open_calibration(frame, frame.identity.ut, frame.facts.night):
+        months = 0
     title = title.encode("ascii", "xmlcharrefreplace").decode()
     parts = {f"PROGTL{n + 1}": title[n * PART : (n + 1) * PART] for n in range(3)}
     yield from sets(SEMESTER=found.semester, PROGID=found.progid, PROGPI=pi)
     yield from sets(PROGINST=institution, **parts)
     yield Extra("PROGTITL", title)
     yield Extra("SEMID", found.semid)
-
-
-@rule("propint")
-def propint(frame: Frame) -> Effects:
-    """PROPINT, months; runs after `program` and `image_type` (facts 3.5, 7.3 P8)."""
-    progid, known = frame.text("PROGID"), frame.facts.proposal
-    months = PROPINT
-    if progid not in ("", NONE, ENGINEERING):
-        if known is not None and known.propint is not None:
-            months = known.propint
-        elif not progid.startswith("E"):
-            yield Note("PROPINT_ERROR", f"{PROPINT} months are taken for {progid}.")
-    if is_open_calibration(frame, frame.identity.ut, frame.facts.night):
-        months = 0
     yield Extra("PROPINT", months)

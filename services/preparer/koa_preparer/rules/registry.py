@@ -6,58 +6,51 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, ValidationError, ValidationInfo, create_model
+from pydantic import AfterValidator, ValidationError, ValidationInfo, create_model
 
 from koa_shared.contracts import Finding, Severity
 from koa_shared.fits import Value, clean
-from koa_shared.instruments import Instrument, InstrumentError, RuleCall
+from koa_shared.instruments import DATA, Data, Instrument, InstrumentError, RuleCall
 
 from .frame import Effect, Extra, Frame, Note, Set
 
 Function = Callable[..., Iterable[Effect]]
 F = TypeVar("F", bound=Function)
 NULL = "null"  # what the archive writes for no value (facts 3.3)
-COMMENTS = tomllib.loads((resources.files("koa_shared") / "data" / "comments.toml").read_text())
+COMMENTS = tomllib.loads((DATA / "comments.toml").read_text())
 HUGE = 2**63  # no whole number of a frame is so large; its digits may not fit a card
 LONGEST = 68  # characters of a text value in one card (FITS Standard 4.2.1)
+RULES: dict[str, tuple[Function, type[Data]]] = {}  # by name, with the model of its parameters
 
 
-def _one_of(field: str) -> AfterValidator:
+def _known(part: str) -> AfterValidator:
     def check(name: str, info: ValidationInfo) -> str:
-        if name not in getattr(info.context, field):
-            raise ValueError(f"{field} hold no {name!r}")
+        if name not in getattr(info.context, part):
+            raise ValueError(f"{part} hold no {name!r}")
         return name
 
     return AfterValidator(check)
 
 
-# Parameters: keywords, the name of one of the instrument's tables or choices.
-Keys = tuple[str, ...]
-Table = Annotated[str, _one_of("tables")]
-Choice = Annotated[str, _one_of("choices")]
-# Rule by name: gives it the parameters of a call; raises ValidationError for wrong ones.
-RULES: dict[str, Callable[[RuleCall, Instrument], Function]] = {}
+# Parameters: the names of one of the instrument's tables, of some of its choices.
+Table = Annotated[str, _known("tables")]
+Choices = tuple[Annotated[str, _known("choices")], ...]
 
 
-def rule(name: str) -> Callable[[F], F]:
-    """Register a function as the rule `name`; its keywords are the parameters."""
+def rule(function: F) -> F:
+    """Register a rule by the function's name; what it takes by keyword are the parameters."""
+    spec, name = inspect.getfullargspec(function), function.__name__
+    defaults = spec.kwonlydefaults or {}
+    fields: Any = {k: (spec.annotations[k], defaults.get(k, ...)) for k in spec.kwonlyargs}
+    RULES[name] = function, create_model(name, __base__=Data, **fields)
+    return function
 
-    def register(function: F) -> F:
-        spec = inspect.getfullargspec(function)
-        kinds, defaults = spec.annotations, spec.kwonlydefaults or {}
-        fields: dict[str, Any] = {k: (kinds[k], defaults.get(k, ...)) for k in spec.kwonlyargs}
-        model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
-        def bind(call: RuleCall, instrument: Instrument) -> Function:
-            return partial(function, **dict(model.model_validate(call.params, context=instrument)))
-
-        RULES[name] = bind
-        return function
-
-    return register
+def _bound(call: RuleCall, instrument: Instrument) -> Function:
+    function, parameters = RULES[call.rule]
+    return partial(function, **dict(parameters.model_validate(call.params, context=instrument)))
 
 
 def check_rules(instruments: Mapping[str, Instrument]) -> None:
@@ -65,10 +58,10 @@ def check_rules(instruments: Mapping[str, Instrument]) -> None:
     for instrument in instruments.values():
         for number, call in enumerate(instrument.rules, 1):
             where = f"{instrument.name}.toml: rule {number}, {call.rule!r}"
-            if call.rule not in RULES:
-                raise InstrumentError(f"{where}, is unknown")
             try:
-                RULES[call.rule](call, instrument)
+                _bound(call, instrument)
+            except KeyError as error:
+                raise InstrumentError(f"{where}, is unknown") from error
             except ValidationError as error:
                 raise InstrumentError(f"{where}: {error}") from error
 
@@ -109,7 +102,7 @@ def run_rules(frame: Frame, calls: Iterable[RuleCall]) -> Outcome:
         effects: Iterable[Effect] = ()
         try:
             if frame.holds(call.when):
-                effects = tuple(RULES[call.rule](call, frame.instrument)(frame))
+                effects = tuple(_bound(call, frame.instrument)(frame))
         except Exception as error:  # noqa: BLE001 (the next ones run all the same)
             severity = Severity.ERROR if call.critical else Severity.WARNING
             text = f"{type(error).__name__}: {error}"[:500]
