@@ -15,7 +15,7 @@ from koa_preparer.pipeline.metadata import Column
 from koa_preparer.preview import PreviewSpec, preview
 from koa_preparer.rules import Outcome
 from koa_shared import fits
-from koa_shared.contracts import FilePrepared, Product, Severity
+from koa_shared.contracts import FilePrepared, Severity
 from koa_shared.errors import FrameFault
 from koa_shared.fits import Value, read_structure
 
@@ -269,7 +269,7 @@ def test_manifest_round_trip() -> None:
             "frame_id": "6f4a1c58-6a86-5c0f-9a55-0c7b1d1d7f10", "generation": 1, "attempt": 7,
             "koaid": KOAID, "instrument": "NIRES", "origin": "live", "path": "/s/sdata1500/x.fits",
             "utdatetime": datetime(2019, 6, 15, 3, 29, 31, 360_000, UTC),
-            "products": [Product(name="a.fits", role="fits", key="x/1/7/a.fits", **found._asdict())],
+            "products": [{"name": "a.fits", "role": "fits", "key": "x/1/7/a.fits", **found._asdict()}],
             "raw": found._asdict(), "metadata": {"ra": 58.0}, "program": {"semid": "2019A_C272"},
             "header": [["OBJECT", "M\\x00 \u014d", ""], ["NAXIS", 0, "axes"]],
             "timeline": {"acquired": DETECTED},
