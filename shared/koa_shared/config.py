@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
 
 def is_loopback(host: str) -> bool:
@@ -55,12 +55,8 @@ def _swap(path: str, prefixes: list[tuple[str, str]]) -> str:
     return path
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True):
     """Frozen settings from the environment."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
 
 
 class ServiceConfig(Settings):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer
 
 
 def utcnow() -> datetime:
@@ -89,10 +89,8 @@ def _with_example(schema: dict[str, Any]) -> None:
         schema["example"] = EXAMPLES[schema["title"]]
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True, extra="forbid", json_schema_extra=_with_example):
     """A frozen message; unknown fields are refused so that drift is seen at once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_with_example)
 
 
 class Finding(Message):

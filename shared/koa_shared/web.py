@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,10 +27,8 @@ logger = structlog.get_logger("koa_shared")
 MAX_BODY = 16 << 20
 
 
-class Caller(BaseModel):
+class Caller(BaseModel, frozen=True, extra="forbid"):
     """Who calls: a name, a role, and the programs whose data it may see."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "anonymous"
     role: str = "public"
