@@ -8,18 +8,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
 
-from . import logs
-from .contracts import (
-    Accepted,
-    EventBatch,
-    FilePrepared,
-    FileWritten,
-    FrameView,
-    Page,
-    Problem,
-    Submission,
-    Submitted,
-)
+from . import contracts, logs
 from .errors import DependencyDown, Rejected
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -32,36 +21,24 @@ FOR_GOOD = (400, 409, 422)  # with our document and `retryable: false` (design 2
 class PeerRefused(Rejected):
     """The peer refused it for good, with our problem document."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail, code=problem.code)
-        self.problem = problem
-
 
 class PeerFault(DependencyDown):
     """The peer answered, but not as it should."""
 
-    def __init__(self, name: str, answer: httpx.Response, problem: Problem | None) -> None:
-        self.status = answer.status_code
-        text = f"{problem.code}: {problem.detail}" if problem else answer.text[:200]
-        super().__init__(name, f"answered {self.status} {text}")
+    def __init__(self, name: str, status: int, reason: str) -> None:
+        super().__init__(name, f"answered {status} {reason}")
+        self.status = status
 
 
 def open_http(token: str | None = None, ca_file: Path | None = None) -> httpx.AsyncClient:
     """Return one HTTP client for all peers of a process; connections are kept."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    verify = ssl.create_default_context(cafile=ca_file) if ca_file else True
-    limits = httpx.Limits(max_keepalive_connections=20, keepalive_expiry=300)
     return httpx.AsyncClient(
-        headers=headers, timeout=TIMEOUT, verify=verify, limits=limits, trust_env=False
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=TIMEOUT,
+        verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+        limits=httpx.Limits(max_keepalive_connections=20, keepalive_expiry=300),
+        trust_env=False,
     )
-
-
-def problem_of(response: httpx.Response) -> Problem | None:
-    """Return our problem document if that is what the body is."""
-    try:
-        return Problem.model_validate_json(response.content)
-    except ValidationError:
-        return None
 
 
 class Client:
@@ -77,11 +54,8 @@ class Client:
 
         Raises PeerRefused for a refusal for good, DependencyDown for everything else.
         """
-        headers = {"traceparent": trace} if (trace := logs.traceparent()) else {}
-        content = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            content = body.model_dump_json(exclude_unset=True)
+        headers = {"Content-Type": "application/json", "traceparent": logs.traceparent()}
+        content = None if body is None else body.model_dump_json(exclude_unset=True)
         query = {name: value for name, value in params.items() if value is not None}
         try:
             response = await self._http.request(
@@ -91,10 +65,13 @@ class Client:
             raise DependencyDown(self.name, repr(error)) from error
         if response.is_success:
             return response
-        problem = problem_of(response)
-        if problem and not problem.retryable and response.status_code in FOR_GOOD:
-            raise PeerRefused(problem)
-        raise PeerFault(self.name, response, problem)
+        try:
+            problem = contracts.Problem.model_validate_json(response.content)
+        except ValidationError:  # not from one of ours
+            raise PeerFault(self.name, response.status_code, response.text[:200]) from None
+        if not problem.retryable and response.status_code in FOR_GOOD:
+            raise PeerRefused(problem.detail, code=problem.code)
+        raise PeerFault(self.name, response.status_code, f"{problem.code}: {problem.detail}")
 
     async def call(self, answer: type[Model], method: str, path: str, /, **more: Any) -> Model:
         """Send one request and return its answer as a model."""
@@ -108,54 +85,48 @@ class Client:
         """Send one request and return its answer as it is."""
         return (await self.request(method, path, **more)).json()
 
-    async def order(self, frame_id: str, verb: str, **options: Any) -> Accepted:
+    async def order(self, frame_id: str, verb: str, **options: Any) -> contracts.Accepted:
         """Give an operator's order about a frame; None leaves an option out."""
         given = RootModel[dict[str, Any]]({k: v for k, v in options.items() if v is not None})
         path = f"/v1/frames/{frame_id}/{verb}"
-        return await self.call(Accepted, "POST", path, body=given)
+        return await self.call(contracts.Accepted, "POST", path, body=given)
 
 
 class Monitor(Client):
     """The monitor's API."""
 
-    async def submit(self, submission: Submission) -> Submitted:
+    async def submit(self, submission: contracts.Submission) -> contracts.Submitted:
         """Name a file that should be archived."""
-        return await self.call(Submitted, "POST", "/v1/files", body=submission)
+        return await self.call(contracts.Submitted, "POST", "/v1/files", body=submission)
 
 
 class Preparer(Client):
     """The preparer's API."""
 
-    async def announce(self, file: FileWritten) -> Accepted:
+    async def announce(self, file: contracts.FileWritten) -> contracts.Accepted:
         """Say that a file is written; 202 and 200 are the same success."""
-        return await self.call(Accepted, "POST", "/v1/files", body=file)
+        return await self.call(contracts.Accepted, "POST", "/v1/files", body=file)
 
 
 class Ingestor(Client):
     """The ingestor's API."""
 
-    async def hand_over(self, frame: FilePrepared) -> Accepted:
+    async def hand_over(self, frame: contracts.FilePrepared) -> contracts.Accepted:
         """Say that a frame's products lie in staging."""
-        return await self.call(Accepted, "POST", "/v1/frames", body=frame)
+        return await self.call(contracts.Accepted, "POST", "/v1/frames", body=frame)
 
-    async def tell(self, batch: EventBatch) -> None:
+    async def tell(self, batch: contracts.EventBatch) -> None:
         """Tell what happened to frames, sources and directories."""
         await self.request("POST", "/v1/events", body=batch)
 
-    async def frame(self, name: str, version: int | None = None) -> FrameView:
-        """Return a frame by frame_id or KOAID."""
-        return await self.call(FrameView, "GET", f"/v1/frames/{name}", version=version)
-
-    async def frames(self, **filters: Any) -> Page[FrameView]:
+    async def frames(self, **filters: Any) -> contracts.Page[contracts.FrameView]:
         """Return one page of frames, newest acquired first."""
-        return await self.call(Page[FrameView], "GET", "/v1/frames", **filters)
+        return await self.call(contracts.Page[contracts.FrameView], "GET", "/v1/frames", **filters)
 
     async def stream(self, last: str | None = None) -> AsyncIterator[tuple[str, str, str]]:
         """Yield (id, event, data) of the live stream, from behind the id `last`."""
-        headers = {"Last-Event-ID": last} if last else {}
-        async with self._http.stream(
-            "GET", f"{self.url}/v1/stream", headers=headers, timeout=60
-        ) as response:
+        headers, url = {"Last-Event-ID": last} if last else {}, f"{self.url}/v1/stream"
+        async with self._http.stream("GET", url, headers=headers, timeout=60) as response:
             response.raise_for_status()
             fields: dict[str, str] = {}
             async for line in response.aiter_lines():

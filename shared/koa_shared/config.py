@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
 
 def is_loopback(host: str) -> bool:
@@ -34,34 +34,29 @@ class PathMap:
     """Where announced paths are mounted here: `A=B[,A=B]`, longest prefix wins."""
 
     def __init__(self, text: str = "") -> None:
-        pairs = [item.strip().split("=", 1) for item in text.split(",") if item.strip()]
-        if any(len(pair) != 2 or not pair[0].startswith("/") for pair in pairs):
+        self._pairs = [item.strip().split("=", 1) for item in text.split(",") if item.strip()]
+        if any(len(pair) != 2 or not pair[0].startswith("/") for pair in self._pairs):
             raise ValueError(f"not a path map, want /announced=/mounted,...: {text!r}")
-        self._pairs = [(a.strip(), b.strip()) for a, b in pairs]
-        self.targets = [target for _, target in self._pairs]
-
-    @staticmethod
-    def _swap(path: str, pairs: list[tuple[str, str]]) -> str:
-        for old, new in sorted(pairs, key=lambda pair: -len(pair[0])):
-            if path == old or path.startswith(f"{old.rstrip('/')}/"):
-                return new + path[len(old) :]
-        return path
+        self.targets = [mounted for _, mounted in self._pairs]
 
     def local(self, announced: str) -> str:
         """Return where an announced path is found on this machine."""
-        return self._swap(announced, self._pairs)
+        return _swap(announced, [(old, new) for old, new in self._pairs])
 
     def announced(self, local: str) -> str:
         """Return the announced form of a path found on this machine."""
-        return self._swap(local, [(b, a) for a, b in self._pairs])
+        return _swap(local, [(old, new) for new, old in self._pairs])
 
 
-class Settings(BaseSettings):
+def _swap(path: str, prefixes: list[tuple[str, str]]) -> str:
+    for old, new in sorted(prefixes, key=lambda pair: -len(pair[0])):
+        if path == old or path.startswith(f"{old.rstrip('/')}/"):
+            return new + path[len(old) :]
+    return path
+
+
+class Settings(BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True):
     """Frozen settings from the environment."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
 
 
 class ServiceConfig(Settings):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer
 
 
 def utcnow() -> datetime:
@@ -29,17 +29,14 @@ Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
 Level = Annotated[int, Field(ge=0, le=2)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-FrameId = Annotated[
-    str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", max_length=36)
-]
+FrameId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
-
-class Service(StrEnum):
-    """Who speaks."""
-
-    MONITOR = "monitor"
-    PREPARER = "preparer"
-    INGESTOR = "ingestor"
+# Who speaks.
+Service = StrEnum("Service", ["MONITOR", "PREPARER", "INGESTOR"])
+# How a frame came to be announced.
+Origin = StrEnum("Origin", ["LIVE", "RECOVERED", "MANUAL", "REPROCESS", "CANARY"])
+# What a finding does: ends the frame, parks it, or only stands on record.
+Severity = StrEnum("Severity", ["INVALID", "ERROR", "WARNING"])
 
 
 class Status(StrEnum):
@@ -56,46 +53,22 @@ class Status(StrEnum):
     DUPLICATE = "DUPLICATE"
 
     @property
-    def is_end(self) -> bool:
-        """Whether only a new generation leaves this status."""
-        return self in ENDS
+    def rank(self) -> int:
+        """Position on the road; the ends share that of the first, COMPLETE."""
+        order = list(Status)
+        return min(order.index(self), order.index(Status.COMPLETE))
 
     @property
-    def rank(self) -> int:
-        """Position on the road; all ends share the last one."""
-        return len(ROAD) if self.is_end else ROAD.index(self)
+    def is_end(self) -> bool:
+        """Whether only a new generation leaves this status."""
+        return self.rank == Status.COMPLETE.rank
 
-
-ROAD = (
-    Status.QUEUED,
-    Status.PROCESSING,
-    Status.TRANSFERRING,
-    Status.TRANSFERRED,
-    Status.INGESTING,
-)
-ENDS = frozenset({Status.COMPLETE, Status.INVALID, Status.ERROR, Status.DUPLICATE})
 
 # Who may set what (design 4); one table for the code, its tests and the docs.
-MAY_SET: dict[Service, frozenset[Status]] = {
-    Service.MONITOR: frozenset({Status.QUEUED}),
-    Service.PREPARER: frozenset(
-        {
-            Status.PROCESSING,
-            Status.TRANSFERRING,
-            Status.TRANSFERRED,
-            Status.INVALID,
-            Status.ERROR,
-        }
-    ),
-    Service.INGESTOR: frozenset(
-        {
-            Status.INGESTING,
-            Status.COMPLETE,
-            Status.DUPLICATE,
-            Status.INVALID,
-            Status.ERROR,
-        }
-    ),
+MAY_SET = {
+    Service.MONITOR: {"QUEUED"},
+    Service.PREPARER: {"PROCESSING", "TRANSFERRING", "TRANSFERRED", "INVALID", "ERROR"},
+    Service.INGESTOR: {"INGESTING", "COMPLETE", "DUPLICATE", "INVALID", "ERROR"},
 }
 
 
@@ -107,27 +80,7 @@ def may_follow(old: tuple[int, Status] | None, new: tuple[int, Status], by: Serv
     """
     if new[1] not in MAY_SET[by]:
         return False
-    if old is None:
-        return True
-    return (new[0], new[1].rank) > (old[0], old[1].rank)
-
-
-class Origin(StrEnum):
-    """How a frame came to be announced."""
-
-    LIVE = "live"
-    RECOVERED = "recovered"
-    MANUAL = "manual"
-    REPROCESS = "reprocess"
-    CANARY = "canary"
-
-
-class Severity(StrEnum):
-    """What a finding does: ends the frame, parks it, or only stands on record."""
-
-    INVALID = "invalid"
-    ERROR = "error"
-    WARNING = "warning"
+    return old is None or (new[0], new[1].rank) > (old[0], old[1].rank)
 
 
 def _with_example(schema: dict[str, Any]) -> None:
@@ -136,10 +89,8 @@ def _with_example(schema: dict[str, Any]) -> None:
         schema["example"] = EXAMPLES[schema["title"]]
 
 
-class Message(BaseModel):
+class Message(BaseModel, frozen=True, extra="forbid", json_schema_extra=_with_example):
     """A frozen message; unknown fields are refused so that drift is seen at once."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_with_example)
 
 
 class Finding(Message):
@@ -169,8 +120,7 @@ class Timeline(Message):
 
     def merged(self, other: "Timeline") -> "Timeline":
         """Return this timeline with the gaps filled from `other`."""
-        mine = self.model_dump(exclude_none=True)
-        return Timeline(**(other.model_dump(exclude_none=True) | mine))
+        return other.model_copy(update=self.model_dump(exclude_none=True))
 
     @property
     def latency_seconds(self) -> float | None:
@@ -189,30 +139,24 @@ class Trigger(Message):
     time: Time
 
 
-class FileWritten(Message):
-    """Monitor to preparer, `POST /v1/files`: an instrument has written a file."""
+class FrameMessage(Message):
+    """What every message about a frame says."""
 
     frame_id: FrameId
-    source: str
-    instrument: str
+    instrument: str = Field(max_length=16)
+    level: Level = 0
+    origin: Origin
     path: str = Field(max_length=MAX_PATH)
+
+
+class FileWritten(FrameMessage):
+    """Monitor to preparer, `POST /v1/files`: an instrument has written a file."""
+
+    source: str
     size: int = Field(ge=0)
     mtime_ns: int = Field(ge=0)
     detected: Time
-    level: Level = 0
-    origin: Origin
     trigger: Trigger | None = None
-
-
-class Product(Message):
-    """One file of a prepared frame, as it lies in the staging bucket."""
-
-    name: str = Field(max_length=255, pattern=r"^[^/\x00]+$")
-    role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
-    key: str = Field(max_length=1024)
-    size: int = Field(ge=0)
-    sha256: Sha256
-    md5: Md5
 
 
 class RawFile(Message):
@@ -221,6 +165,14 @@ class RawFile(Message):
     size: int = Field(ge=0)
     sha256: Sha256
     md5: Md5
+
+
+class Product(RawFile):
+    """One file of a prepared frame, as it lies in the staging bucket."""
+
+    name: str = Field(max_length=255, pattern=r"^[^/\x00]+$")
+    role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
+    key: str = Field(max_length=1024)
 
 
 class Program(Message):
@@ -235,17 +187,12 @@ class Program(Message):
     release_date: Time | None = None
 
 
-class FilePrepared(Message):
+class FilePrepared(FrameMessage):
     """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
 
-    frame_id: FrameId
     generation: int = Field(ge=1)
     attempt: int = Field(ge=1, description="the fencing token; part of every key")
     koaid: str = Field(max_length=64)
-    instrument: str = Field(max_length=16)
-    level: Level = 0
-    origin: Origin
-    path: str = Field(max_length=MAX_PATH)
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
     raw: RawFile
@@ -264,21 +211,16 @@ class Accepted(Message):
     status: Status
 
 
-class Event(Message):
+class Event(FrameMessage):
     """Monitor and preparer to ingestor: what happened to a frame."""
 
-    frame_id: FrameId
     generation: int = Field(ge=1)
     seq: int = Field(ge=0, description="counts per frame and service; drops repeats")
     at: Time
     service: Service
     status: Status
     step: str
-    instrument: str
     source: str
-    path: str
-    level: Level = 0
-    origin: Origin
     koaid: str | None = None
     findings: list[Finding] = []
     timeline: Timeline = Timeline()
@@ -334,10 +276,8 @@ class Submitted(Message):
     reason: str
 
 
-class FrameView(BaseModel):
+class FrameView(Message, extra="ignore"):
     """A frame as the status API shows it; hidden fields are None (design 10)."""
-
-    model_config = ConfigDict(json_schema_extra=_with_example)
 
     frame_id: str
     koaid: str | None = None

@@ -7,8 +7,9 @@ the stuck call returns, the mount is back.  Nothing else waits for it (design 5)
 import asyncio
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 THREADS = 3
 # The mount of a data root is its first directories: /s/sdata1400, /sdata1400, /a/b.
-_ROOM = re.compile(r"^(/s/sdata\d+|/sdata\d+|/[^/]+(?:/[^/]+)?)")
+_MOUNT = re.compile(r"/s/sdata\d+|/sdata\d+|/[^/]+(/[^/]+)?")
 # Errors of a sick mount, not of the file: EIO, ESTALE, ENOTCONN, ETIMEDOUT.
 SICK = frozenset({5, 116, 107, 110})
 
@@ -41,19 +42,18 @@ class Disks:
     """Runs functions that touch files, each data root in its own threads."""
 
     def __init__(self, circuits: Circuits, path_map: PathMap | None = None) -> None:
-        self.map = path_map or PathMap()
-        self._circuits = circuits
+        self.map, self._circuits = path_map or PathMap(), circuits
         self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._groups: dict[str, set[str]] = {}
-        self._stuck: dict[str, int] = {}
+        self._groups = defaultdict[str, set[str]](set)
+        self._stuck = Counter[str]()  # calls that run longer than they may
 
     def paused(self) -> frozenset[str]:
         """Return the instruments whose disks don't answer."""
         return frozenset(
             group
-            for room, groups in self._groups.items()
+            for disk, groups in self._groups.items()
+            if self._stuck[disk] or self._circuits[disk].wait() > 0
             for group in groups
-            if self._stuck.get(room) or self._circuits[f"disk:{room}"].wait() > 0
         )
 
     async def run(self, path: str, group: str, function: Callable[[], T], limit: float = 10.0) -> T:
@@ -62,32 +62,28 @@ class Disks:
         Raises DependencyDown when it does not return within `limit` seconds or the
         mount is sick; errors of the file itself come through.
         """
-        match = _ROOM.match(path)
-        room = match.group(1) if match else "/"
-        pool = self._pools.setdefault(room, ThreadPoolExecutor(THREADS, f"disk{room}"))
-        self._groups.setdefault(room, set()).add(group)
-        future = pool.submit(function)
+        mount = _MOUNT.match(path)
+        disk = f"disk:{mount[0] if mount else '/'}"
+        self._groups[disk].add(group)
+        pool = self._pools.setdefault(disk, ThreadPoolExecutor(THREADS, disk))
+        work = pool.submit(function)
+        answer = asyncio.wrap_future(work)
         try:
             async with asyncio.timeout(limit):
-                result = await asyncio.shield(asyncio.wrap_future(future))
+                result = await asyncio.shield(answer)
         except TimeoutError as error:
-            if not future.done() and not future.cancel():
-                self._note_stuck(room, future)
-            raise DependencyDown(f"disk:{room}", f"no answer in {limit:g} s") from error
+            if not work.done() and not work.cancel():
+                self._stuck[disk] += 1
+                answer.add_done_callback(lambda _: self._returned(disk))
+            raise DependencyDown(disk, f"no answer in {limit:g} s") from error
         except OSError as error:
             if error.errno in SICK:
-                raise DependencyDown(f"disk:{room}", str(error)) from error
+                raise DependencyDown(disk, str(error)) from error
             raise
-        self._circuits[f"disk:{room}"].succeeded()
+        self._circuits[disk].succeeded()
         return result
 
-    def _note_stuck(self, room: str, future: "Future[T]") -> None:
-        loop = asyncio.get_running_loop()
-        self._stuck[room] = self._stuck.get(room, 0) + 1
-
-        def back() -> None:
-            self._stuck[room] -= 1
-            if not self._stuck[room]:
-                self._circuits[f"disk:{room}"].succeeded()
-
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(back))
+    def _returned(self, disk: str) -> None:
+        self._stuck[disk] -= 1
+        if not self._stuck[disk]:
+            self._circuits[disk].succeeded()

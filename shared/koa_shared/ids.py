@@ -22,11 +22,7 @@ def frame_id(path: str, size: int, mtime_ns: int) -> str:
 
 
 def koaid(
-    prefix: str,
-    ut_date: date,
-    ut: time,
-    suffix: str = "",
-    fraction: Fraction = "production",
+    prefix: str, ut_date: date, ut: time, suffix: str = "", fraction: Fraction = "production"
 ) -> str:
     """Return the KOAID `PP.YYYYMMDD.SSSSS.FF` (facts 2.2).
 

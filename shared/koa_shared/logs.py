@@ -8,31 +8,30 @@ import sys
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 from structlog.stdlib import ProcessorFormatter
+from structlog.types import Processor
 
 _TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 
 
-def configure_logging(service: str, style: str = "json", level: str = "INFO") -> None:
-    """Send all logs, uvicorn's and libraries' too, to stdout in one style."""
-    shared: list[structlog.types.Processor] = [
+def configure_logging(service: str, style: str = "json") -> None:
+    """Send all logs, uvicorn's and libraries' too, to stdout in one style (json, console)."""
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    last: structlog.types.Processor = structlog.processors.JSONRenderer()
-    if style == "console":
-        last = structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[*shared, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    chain = [ProcessorFormatter.remove_processors_meta, last]
+    last: Processor = structlog.processors.JSONRenderer()
+    if style == "console":
+        last = structlog.dev.ConsoleRenderer(colors=False)
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(ProcessorFormatter(processors=chain, foreign_pre_chain=shared))
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    handler.setFormatter(ProcessorFormatter(processor=last, foreign_pre_chain=shared))
+    logging.basicConfig(handlers=[handler], level="INFO", force=True)
     # One line per request says nothing the frame's own lines don't say.
     for name in ("uvicorn.access", "httpx", "httpcore", "alembic"):
         logging.getLogger(name).setLevel("WARNING")
@@ -45,8 +44,8 @@ def new_trace() -> str:
 
 
 def traceparent() -> str:
-    """Return the traceparent bound to what is running now, "" if there is none."""
-    return str(get_contextvars().get("traceparent", ""))
+    """Return the traceparent bound to what is running now, a fresh one if there is none."""
+    return str(get_contextvars().get("traceparent") or new_trace())
 
 
 def bind(service: str, trace: str, **keys: object) -> None:

@@ -12,21 +12,13 @@ class Metrics:
     def __init__(self, service: str) -> None:
         self.service, self.registry = service, CollectorRegistry()
         self.frames = self.counter("koa_frames_total", "Frames by status", "instrument status")
-        self.attempts = self.counter(
-            "koa_attempts_total", "Attempts, by how they ended", "service step outcome"
-        )
+        self.attempts = self.counter("koa_attempts_total", "Attempts", "service step outcome")
         self.findings = self.counter("koa_findings_total", "Findings", "code instrument")
         self.depth = self.gauge("koa_queue_depth", "Jobs that wait or run", "service queue")
-        self.oldest = self.gauge(
-            "koa_queue_oldest_seconds", "Age of the oldest job", "service queue"
-        )
+        self.oldest = self.gauge("koa_queue_oldest_seconds", "Oldest job's age", "service queue")
         self.parked = self.gauge("koa_parked", "Frames parked for an operator", "service")
-        self.circuit = self.gauge(
-            "koa_circuit_open", "1 while a dependency is down", "service dependency"
-        )
-        self.skew = self.counter(
-            "koa_clock_skew_total", "Frames whose file time can't be believed", "instrument"
-        )
+        self.circuit = self.gauge("koa_circuit_open", "1 while down", "service dependency")
+        self.skew = self.counter("koa_clock_skew_total", "File times not believed", "instrument")
 
     def counter(self, name: str, text: str, labels: str) -> Counter:
         """Add a counter; `labels` are words."""

@@ -6,10 +6,11 @@ DependencyDown; an object that is not there is ObjectMissing.
 
 import asyncio
 import hashlib
-import io
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
@@ -31,51 +32,38 @@ class ObjectMissing(Exception):
     """There is no such object."""
 
 
-class Digest(NamedTuple):
-    """What reading an object back gave: bytes, and SHA-256 in hex."""
-
-    size: int
-    sha256: str
-
-
-class Parts(io.RawIOBase):
+class Parts:
     """Several buffers read as one stream, never copied together as a whole."""
 
     def __init__(self, *buffers: bytes | memoryview) -> None:
-        super().__init__()
-        self._views = [memoryview(b) for b in buffers if len(b)]
+        self._views = [memoryview(buffer) for buffer in buffers if len(buffer)]
         self.size = sum(map(len, self._views))
 
-    def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes, all that is left if negative."""
-        out, wanted = [], self.size if size < 0 else size
-        while wanted > 0 and self._views:
-            head = self._views.pop(0)
-            out.append(head[:wanted])
-            if len(head) > wanted:
-                self._views.insert(0, head[wanted:])
-            wanted -= len(out[-1])
-        return b"".join(out)
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes of what is left, never from two buffers at once."""
+        head = self._views.pop(0) if self._views else memoryview(b"")
+        if len(head) > size:
+            self._views.insert(0, head[size:])
+        return bytes(head[:size])
 
 
 class ObjectStore:
     """Objects by bucket and key; async in front, threads behind."""
 
-    def __init__(self, config: S3Config, ca_file: object = None) -> None:
-        parts = urlsplit(config.s3_endpoint)
+    def __init__(self, config: S3Config, ca_file: Path | None = None) -> None:
+        endpoint = urlsplit(config.s3_endpoint)
+        # The longest step is a 140 MB copy (2 s here); 60 s is a hung store.
+        # `connect` also bounds each write of a body: a busy store stalls one.
+        patience = urllib3.Timeout(connect=20, read=60)
+        certificates = str(ca_file) if ca_file else None
         self._client = Minio(
-            endpoint=parts.netloc,
+            endpoint=endpoint.netloc,
             access_key=config.s3_access_key.get_secret_value(),
             secret_key=config.s3_secret_key.get_secret_value(),
             region=config.s3_region,
-            secure=parts.scheme == "https",
+            secure=endpoint.scheme == "https",
             http_client=urllib3.PoolManager(
-                maxsize=THREADS,
-                # The longest step is a 140 MB copy (2 s here); 60 s is a hung store.
-                # `connect` also bounds each write of a body: a busy store stalls one.
-                timeout=urllib3.Timeout(connect=20, read=60),
-                retries=False,
-                ca_certs=str(ca_file) if ca_file else None,
+                maxsize=THREADS, timeout=patience, retries=False, ca_certs=certificates
             ),
         )
         self._pool = ThreadPoolExecutor(THREADS, "s3")
@@ -96,37 +84,34 @@ class ObjectStore:
     async def insist_on(self, bucket: str) -> None:
         """Make the bucket if it is not there; tries until the store answers."""
         while True:
-            try:
+            with suppress(DependencyDown):
                 if not await self._call(self._client.bucket_exists, bucket):
                     await self._call(self._client.make_bucket, bucket)
-            except DependencyDown:
-                await asyncio.sleep(1)
-            else:
                 return
+            await asyncio.sleep(1)
 
     async def put(self, bucket: str, key: str, *buffers: bytes | memoryview) -> None:
         """Store the buffers, one behind the other, as one object."""
-        stream = Parts(*buffers)
-        put = self._client.put_object
-        await self._call(put, bucket, key, stream, stream.size, part_size=PART)
+        data, put = Parts(*buffers), self._client.put_object
+        await self._call(put, bucket, key, data, data.size, part_size=PART)
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str]) -> None:
         """Copy within the store; the bytes do not pass through here."""
         await self._call(self._client.copy_object, *target, CopySource(*source))
 
-    async def digest(self, bucket: str, key: str) -> Digest:
+    async def digest(self, bucket: str, key: str) -> tuple[int, str]:
         """Read an object back and return its size and SHA-256."""
 
-        def read() -> Digest:
+        def read() -> tuple[int, str]:
             sha, size = hashlib.sha256(), 0
             for chunk in self._chunks(bucket, key):
                 sha.update(chunk)
                 size += len(chunk)
-            return Digest(size, sha.hexdigest())
+            return size, sha.hexdigest()
 
         return await self._call(read)
 
-    def _chunks(self, *where: Any) -> Iterator[bytes]:
+    def _chunks(self, *where: Any) -> Generator[bytes, None, None]:
         response = self._client.get_object(*where)
         try:
             yield from response.stream(CHUNK)
@@ -147,19 +132,16 @@ class ObjectStore:
             while chunk := await self._call(next, chunks, b""):
                 yield chunk
         finally:
-            await self._call(chunks.close)  # type: ignore[attr-defined]
+            await self._call(chunks.close)
 
     async def remove(self, bucket: str, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are no fault."""
         doomed = [DeleteObject(key) for key in keys]
-        await self._call(lambda: list(self._client.remove_objects(bucket, doomed)))
+        if kept := await self._call(lambda: list(self._client.remove_objects(bucket, doomed))):
+            raise DependencyDown("s3", f"{kept[0].name} was not deleted: {kept[0].message}")
 
     async def names(self, bucket: str, prefix: str) -> list[str]:
         """Return the keys under a prefix."""
         find = self._client.list_objects
         found = await self._call(lambda: list(find(bucket, prefix, recursive=True)))
         return [str(item.object_name) for item in found]
-
-    def close(self) -> None:
-        """Give the threads back."""
-        self._pool.shutdown()

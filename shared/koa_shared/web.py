@@ -1,9 +1,8 @@
 """What the three HTTP services have in common: errors, tokens, health, metrics."""
 
 import hashlib
-import hmac
 import tomllib
-from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,10 +27,8 @@ logger = structlog.get_logger("koa_shared")
 MAX_BODY = 16 << 20
 
 
-class Caller(BaseModel):
+class Caller(BaseModel, frozen=True, extra="forbid"):
     """Who calls: a name, a role, and the programs whose data it may see."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "anonymous"
     role: str = "public"
@@ -53,14 +50,14 @@ class Tokens:
 
     def __init__(self, path: Path | None, *, dev: bool) -> None:
         self._path, self._dev, self._stamp = path, dev, 0
-        self._known: list[tuple[str, Caller]] = []
+        self._known: dict[str, Caller] = {}
         self._read()
 
     def _read(self) -> None:
         if self._path is None or (stamp := self._path.stat().st_mtime_ns) == self._stamp:
             return
         rows = tomllib.loads(self._path.read_text()).get("token", [])
-        self._known = [(row.pop("sha256"), Caller(**row)) for row in rows]
+        self._known = {row.pop("sha256"): Caller(**row) for row in rows}
         self._stamp = stamp
 
     def find(self, authorization: str | None, client: str) -> Caller:
@@ -73,11 +70,11 @@ class Tokens:
             self._read()
         except (OSError, ValueError, LookupError) as error:  # half-written, or mistyped
             logger.error("Tokens can't be read; those known before count", why=str(error))
+        # How long the look-up of a digest takes tells nothing about a token.
         digest = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest()
-        found = [who for known, who in self._known if hmac.compare_digest(known, digest)]
-        if not found:
+        if (found := self._known.get(digest)) is None:
             raise Unauthorized("this token is not known here")
-        return found[0]
+        return found
 
 
 def caller(request: Request) -> Caller:
@@ -85,6 +82,9 @@ def caller(request: Request) -> Caller:
     tokens: Tokens = request.app.state.tokens
     host = request.client.host if request.client else ""
     return tokens.find(request.headers.get("authorization"), host)
+
+
+AnyCaller = Annotated[Caller, Depends(caller)]
 
 
 def needs(role: str) -> Any:
@@ -100,7 +100,6 @@ def needs(role: str) -> Any:
     return Depends(check)
 
 
-AnyCaller = Annotated[Caller, Depends(caller)]
 Producer = Annotated[Caller, needs("producer")]
 Operator = Annotated[Caller, needs("operator")]
 
@@ -117,42 +116,31 @@ def problem(
     return JSONResponse(body, status, headers, "application/problem+json")
 
 
-async def _koa_error(_: Request, error: Any) -> Response:
-    code, title = error.code, error.title
-    return problem(error.status, code, title, str(error), retryable=error.retryable)
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Return the problem document that tells what went wrong."""
+    detail = str(error)
+    match error:
+        case KoaError(status=status, code=code, title=title, retryable=retryable):
+            return problem(status, code, title, detail, retryable=retryable)
+        case DependencyDown():
+            logger.warning("A request met a dependency that is down", why=detail)
+            title = "Something this needs is down"
+            return problem(503, "dependency_down", title, detail, retryable=True)
+        case RequestValidationError():
+            errors = [{"loc": list(e["loc"]), "msg": e["msg"]} for e in error.errors()]
+            detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors)
+            title = "The request does not fit the contract"
+            return problem(422, "invalid_request", title, detail, errors=errors)
+        case HTTPException(status_code=status):  # of the router: no such path, or method
+            title = HTTPStatus(status).phrase
+            return problem(status, title.lower().replace(" ", "_"), title, str(error.detail))
+        case _:
+            logger.error("A request failed", exc_info=error)
+            detail, title = "the log has the reason", "The service failed"
+            return problem(500, "internal_error", title, detail, retryable=True)
 
 
-async def _down(_: Request, error: Any) -> Response:
-    logger.warning("A request met a dependency that is down", why=str(error))
-    title = "Something this needs is down"
-    return problem(503, "dependency_down", title, str(error), retryable=True)
-
-
-async def _invalid(_: Request, error: Any) -> Response:
-    errors = [{"loc": list(e["loc"]), "msg": e["msg"]} for e in error.errors()]
-    detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors)
-    title = "The request does not fit the contract"
-    return problem(422, "invalid_request", title, detail, errors=errors)
-
-
-async def _http(_: Request, error: Any) -> Response:
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return problem(error.status_code, code, str(error.detail), str(error.detail))
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    logger.error("A request failed", exc_info=error)
-    title = "The service failed"
-    return problem(500, "internal_error", title, "the log has the reason", retryable=True)
-
-
-HANDLERS: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
-    KoaError: _koa_error,
-    DependencyDown: _down,
-    RequestValidationError: _invalid,
-    HTTPException: _http,
-    Exception: _unexpected,
-}
+ERRORS = (KoaError, DependencyDown, RequestValidationError, HTTPException, Exception)
 
 
 class Gate:
@@ -163,16 +151,15 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        app = self.app
         if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            logs.bind(self.service, headers.get(b"traceparent", b"").decode("latin-1"))
-            length = headers.get(b"content-length", b"0").decode("latin-1")
-            if b"transfer-encoding" in headers or int(length or 0) > MAX_BODY:
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            logs.bind(self.service, headers.get(b"traceparent", ""))
+            length = int(headers.get(b"content-length") or 0)
+            if b"transfer-encoding" in headers or length > MAX_BODY:
                 detail = f"at most {MAX_BODY} bytes, with a Content-Length"
-                answer = problem(413, "body_too_large", "The body is too large", detail)
-                await answer(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+                app = problem(413, "body_too_large", "The body is too large", detail)
+        await app(scope, receive, send)
 
 
 health = APIRouter(tags=["health"])
@@ -210,15 +197,13 @@ def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRou
     """Return the application of one service, with everything they share."""
     app = FastAPIOffline(
         title=f"koa-{service}",
-        description=f"KOA RTI: the {service}",
         version="1",
         lifespan=lifespan,
         redoc_url=None,
-        exception_handlers=HANDLERS,
+        exception_handlers=dict.fromkeys(ERRORS, answer_error),
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
-    app.state.config = config
-    app.state.tokens = Tokens(config.tokens_file, dev=config.dev)
+    app.state.config, app.state.tokens = config, Tokens(config.tokens_file, dev=config.dev)
     app.add_middleware(Gate, service=service)
     app.include_router(health)
     app.include_router(router)

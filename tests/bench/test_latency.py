@@ -92,10 +92,7 @@ def serial(stack: Stack, path: str) -> float:
         await objects.copy(("koa-staging", key), ("koa-archive", key))
         return time.perf_counter() - begin
 
-    try:
-        return asyncio.run(steps())
-    finally:
-        objects.close()
+    return asyncio.run(steps())
 
 
 def percentile(values: list[float], share: float) -> float:
