@@ -3,7 +3,7 @@
 import asyncio
 import ctypes
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,8 +31,9 @@ class Service:
 
     name: ClassVar[str]
     migrations: ClassVar[Path]
+    settings: ClassVar[type[ServiceConfig]]
 
-    def __init__(self, config: ServiceConfig, table: Table, metrics: Metrics) -> None:
+    def __init__(self, config: Any, table: Table, metrics: Metrics) -> None:
         self.config, self.metrics = config, metrics
         self.circuits = Circuits(metrics)
         self.db = Database(config.database(self.name), self.migrations)
@@ -76,23 +77,22 @@ class Service:
             await asyncio.gather(*loops, return_exceptions=True)
 
 
-def create(config: ServiceConfig, make: Callable[[Any], Service], router: APIRouter) -> FastAPI:
-    """Return the application; its context is made when it starts."""
+def create(make: type[Service], router: APIRouter, config: ServiceConfig | None = None) -> FastAPI:
+    """Return the application, with settings from the environment if none are given."""
+    config = config or make.settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.context = make(config)
+        app.state.context = make(config)  # type: ignore[call-arg]
         async with app.state.context.running():
             yield
 
-    return build_app(make.name, config, lifespan, router)  # type: ignore[attr-defined]
+    return build_app(make.name, config, lifespan, router)
 
 
-def run(
-    make: type[Service], settings: Callable[[], ServiceConfig], app: Callable[[Any], FastAPI]
-) -> None:
+def run(make: type[Service], router: APIRouter) -> None:
     """Serve until SIGTERM, or `migrate` the database if that is what is asked."""
-    config = settings()
+    config = make.settings()
     logs.configure_logging(make.name, config.log_format)
     if sys.argv[1:] == ["migrate"]:
         Database(config.database(make.name), make.migrations).migrate()
@@ -103,6 +103,6 @@ def run(
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     uvicorn.run(
-        app(config), host=config.host, port=config.port, log_config=None,
+        create(make, router, config), host=config.host, port=config.port, log_config=None,
         server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
     )  # fmt: skip

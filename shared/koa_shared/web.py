@@ -84,6 +84,12 @@ def caller(request: Request) -> Caller:
     return tokens.find(request.headers.get("authorization"), host)
 
 
+def context(request: Request) -> Any:
+    """Return the service that the application belongs to."""
+    return request.app.state.context
+
+
+Ctx = Annotated[Any, Depends(context)]
 AnyCaller = Annotated[Caller, Depends(caller)]
 
 

@@ -269,7 +269,7 @@ def test_manifest_round_trip() -> None:
             "frame_id": "6f4a1c58-6a86-5c0f-9a55-0c7b1d1d7f10", "generation": 1, "attempt": 7,
             "koaid": KOAID, "instrument": "NIRES", "origin": "live", "path": "/s/sdata1500/x.fits",
             "utdatetime": datetime(2019, 6, 15, 3, 29, 31, 360_000, UTC),
-            "products": [{"name": "a.fits", "role": "fits", "key": "x/1/7/a.fits", **found._asdict()}],
+            "products": [found._asdict() | {"name": "a.fits", "role": "fits", "key": "x/a.fits"}],
             "raw": found._asdict(), "metadata": {"ra": 58.0}, "program": {"semid": "2019A_C272"},
             "header": [["OBJECT", "M\\x00 \u014d", ""], ["NAXIS", 0, "axes"]],
             "timeline": {"acquired": DETECTED},

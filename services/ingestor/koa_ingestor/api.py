@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Level, Page, Status
 from koa_shared.errors import Conflict
-from koa_shared.web import AnyCaller, Caller, Operator, Producer
+from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer
 
 from .catalog import is_open_to, view
 from .downloads import send
@@ -24,11 +24,6 @@ router = APIRouter(prefix="/v1")
 IDLE, IDLE_WITH_REPLICAS = 15.0, 1.0
 
 
-def _context(request: Request) -> Any:
-    return request.app.state.context
-
-
-Ctx = Annotated[Any, Depends(_context)]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
 Why = Annotated[str, Body(embed=True, description="the reason, for the record")]

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
-
 from koa_shared import service
 from koa_shared.objects import ObjectStore
 
@@ -23,6 +21,7 @@ class Ingestor(service.Service):
     """What lives as long as the ingestor's process."""
 
     name, migrations = "ingestor", Path(__file__).parent / "migrations"
+    settings = Config
     config: Config
     metrics: IngestorMetrics
 
@@ -43,9 +42,5 @@ class Ingestor(service.Service):
         return [self.worker.trim(), self.objects.insist_on(self.config.archive_bucket)]
 
 
-def create_app(config: Config | None = None) -> FastAPI:
-    """Build the ingestor; tests pass a config, production reads the environment."""
-    return service.create(config or Config(), Ingestor, router)
-
-
-main = partial(service.run, Ingestor, Config, create_app)
+create_app = partial(service.create, Ingestor, router)
+main = partial(service.run, Ingestor, router)

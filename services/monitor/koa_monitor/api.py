@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Response
 
 from koa_shared import contracts as c
 from koa_shared import logs
 from koa_shared.ids import normal_path
 from koa_shared.instruments import Instrument
-from koa_shared.web import Operator, Producer
+from koa_shared.web import Ctx, Operator, Producer
 
 from .errors import FileMissing, UnknownInstrument, UnknownSource
 from .pipeline import Stat, file_written, instrument_of, refusal
@@ -28,13 +28,6 @@ class TriggerView(c.Trigger):
     reason: str
     frame_id: str | None
     path: str | None
-
-
-def _context(request: Request) -> Any:
-    return request.app.state.context
-
-
-Ctx = Annotated[Any, Depends(_context)]
 
 
 def _instrument(name: str, ctx: Ctx) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
 
 from koa_shared import logs, service
 from koa_shared.client import Ingestor, Preparer
@@ -35,6 +34,7 @@ class Monitor(service.Service):
     """What lives as long as the monitor's process."""
 
     name, migrations = "monitor", Path(__file__).parent / "migrations"
+    settings = Config
     config: Config
     metrics: MonitorMetrics
 
@@ -146,9 +146,5 @@ def chosen(instruments: Mapping[str, Instrument], names: str) -> list[tuple[Sour
     return [known[name] for name in wanted]
 
 
-def create_app(config: Config | None = None) -> FastAPI:
-    """Build the monitor; tests pass a config, production reads the environment."""
-    return service.create(config or Config(), Monitor, router)
-
-
-main = partial(service.run, Monitor, Config, create_app)
+create_app = partial(service.create, Monitor, router)
+main = partial(service.run, Monitor, router)

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
-from koa_shared.web import Operator, Producer
+from koa_shared.web import Ctx, Operator, Producer
 
 router = APIRouter(prefix="/v1")
 
@@ -22,13 +22,6 @@ class Order(BaseModel):
     waive: list[str] = Field(default=[], description="codes of findings that may stand")
     fraction: Fraction | None = Field(default=None, description="of the second in the KOAID")
     progid: str | None = Field(default=None, description="whose the frame is")
-
-
-def _context(request: Request) -> Any:
-    return request.app.state.context
-
-
-Ctx = Annotated[Any, Depends(_context)]
 
 
 def _check_known(ctx: Any, instrument: str) -> None:

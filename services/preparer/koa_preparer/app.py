@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
-
 from koa_shared import service
 from koa_shared.client import Ingestor
 from koa_shared.config import PathMap
@@ -35,6 +33,7 @@ class Preparer(service.Service):
     """What lives as long as the preparer's process."""
 
     name, migrations = "preparer", Path(__file__).parent / "migrations"
+    settings = Config
     config: Config
     metrics: PreparerMetrics
 
@@ -87,9 +86,5 @@ class Preparer(service.Service):
         return await super().details() | {"held": sorted(self.worker.held)}
 
 
-def create_app(config: Config | None = None) -> FastAPI:
-    """Build the preparer; tests pass a config, production reads the environment."""
-    return service.create(config or Config(), Preparer, router)
-
-
-main = partial(service.run, Preparer, Config, create_app)
+create_app = partial(service.create, Preparer, router)
+main = partial(service.run, Preparer, router)
