@@ -98,8 +98,10 @@ def run(make: type[Service], router: APIRouter) -> None:
         Database(config.database(make.name), make.migrations).migrate()
         return
     with suppress(AttributeError, OSError):
-        # glibc (M_MMAP_THRESHOLD): buffers of a frame go back to the system when freed.
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)
+        # glibc: a frame's buffers go back to the system when freed (M_MMAP_THRESHOLD), what
+        # is computed of them in pieces does not (M_TRIM_THRESHOLD): a page costs its zeroing.
+        ctypes.CDLL(None).mallopt(-3, 8 << 20)
+        ctypes.CDLL(None).mallopt(-1, 16 << 20)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     uvicorn.run(

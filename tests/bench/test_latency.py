@@ -61,7 +61,7 @@ def wait_for(stack: Stack, paths: list[str]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with httpx.Client(base_url=stack.url("ingestor"), trust_env=False) as http:
         while len(found) < len(paths) and time.monotonic() < until:
-            time.sleep(0.1)
+            time.sleep(0.5)  # what looks on takes time from what is looked at
             for path in set(paths) - set(found):
                 items = http.get("/v1/frames", params={"path": path}).json()["items"]
                 if items and items[0]["status"] == "COMPLETE":

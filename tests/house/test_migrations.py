@@ -12,9 +12,12 @@ from koa_shared.db import Database, SchemaTooOld
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("service", ["monitor", "preparer", "ingestor"])
-def test_upgrade_gives_the_models(service: str, tmp_path: Path) -> None:
-    metadata = importlib.import_module(f"koa_{service}.store").metadata
+ROOMS = [("monitor", ""), ("preparer", ""), ("ingestor", ".schema")]
+
+
+@pytest.mark.parametrize(("service", "room"), ROOMS)
+def test_upgrade_gives_the_models(service: str, room: str, tmp_path: Path) -> None:
+    metadata = importlib.import_module(f"koa_{service}.store{room}").metadata
     migrations = ROOT / "services" / service / f"koa_{service}" / "migrations"
     db = Database(f"sqlite:///{tmp_path}/x.db", migrations)
     with pytest.raises(SchemaTooOld):

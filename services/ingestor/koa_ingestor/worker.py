@@ -23,7 +23,7 @@ from .store.schema import Frame
 
 logger = structlog.get_logger("koa_ingestor")
 
-PARALLEL = 6  # copies of one frame at a time: the large one and the small ones beside it
+PARALLEL = 3  # copies of one frame at a time: the large one and the small ones beside it
 STEP_LIMIT = 300.0  # s; copying and reading back the largest frame of all
 CLAIM_WAIT = 0.2  # s until another frame of the same KOAID is looked at again
 CODES = {VerificationFailed: "VERIFICATION_FAILED", ObjectMissing: "STAGING_MISSING"}

@@ -15,7 +15,7 @@ from ..errors import DependencyDown, Rejected
 from ..retry import Circuit
 
 logger = structlog.get_logger("koa_shared")
-GATHER = 0.1  # s
+GATHER = 0.25  # s
 BATCH = 500  # half of what one post may carry; about 1 MB
 
 

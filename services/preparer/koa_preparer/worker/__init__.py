@@ -132,17 +132,14 @@ class Worker:
                 hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument,
                 values=view.values, identity=identity, facts=facts, data=raw.data,
             )  # fmt: skip
-            spec = PreviewSpec.model_validate(instrument.preview)
-            drawing = group.create_task(think(make.preview_products, frame, spec))
             outcome = await think(run_rules, frame, instrument.rules)
         trigger = Trigger.model_validate(row.trigger) if row.trigger else None
         stamp = trigger.time if trigger else None
         acquired, skew = make.acquired_time(raw.mtime_ns, row.detected, stamp)
         if skew:
             self.metrics.skew.labels(row.instrument).inc()
-        pictures, remarks = drawing.result()
         findings = [*outcome.findings, *make.odd_structure(raw.structure), *checking.result()]
-        findings += [*skew, *remarks]
+        findings += skew
         worst = {f.severity for f in findings if f.code not in options.get("waive", ())}
         if worst - {Severity.WARNING}:
             status = Status.INVALID if Severity.INVALID in worst else Status.ERROR
@@ -151,7 +148,7 @@ class Worker:
             return
         timeline = Timeline(acquired=acquired)
         made = Made(frame, outcome, hashing.result(), findings, timeline)
-        await self._store(row, job, raw, made, pictures)
+        await self._store(row, job, raw, made)
 
     async def _checksums(self, row: File, raw: Raw) -> list[Finding]:
         """Check the FITS sums; a mismatch is read once more before it is believed."""
@@ -185,9 +182,7 @@ class Worker:
             semid_of=semid_of, wait=wait,
         )  # fmt: skip
 
-    async def _store(
-        self, row: File, job: Job, raw: Raw, made: Made, pictures: list[Content]
-    ) -> None:
+    async def _store(self, row: File, job: Job, raw: Raw, made: Made) -> None:
         """Send header + rest as one object, and the small products beside it."""
         frame, koaid = made.frame, made.frame.identity.koaid
         header = await think(fits.edit_header, raw.data, frame.hdus[0], made.outcome.updates)
@@ -204,11 +199,14 @@ class Worker:
             group.create_task(self.db.write(self.store.transferring, job, times, **fixed))
             shelf = Shelf(self, group, f"{row.frame_id}/{row.generation}/{job.token}")
             main = group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
+            spec = PreviewSpec.model_validate(self.instruments[row.instrument].preview)
+            drawing = group.create_task(think(make.preview_products, frame, spec))
             columns = self.columns[row.instrument]
             small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
-            await asyncio.gather(main, *map(shelf.put, (*pictures, *small)))
+            pictures, odd = await drawing
+            await asyncio.gather(main, *map(shelf.put, (*small, *pictures)))
             await shelf.put(make.md5_product(koaid, shelf.digests))
-            findings = [*made.findings, *remarks]
+            findings = [*made.findings, *remarks, *odd]
             prepared = FilePrepared(
                 frame_id=row.frame_id, generation=row.generation, attempt=job.token,
                 koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
