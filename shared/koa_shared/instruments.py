@@ -26,27 +26,28 @@ class InstrumentError(Exception):
 
 def compute(expression: str, number: Callable[[str], float | None]) -> float | None:
     """Return the value of an expression over the numbers of keywords, None if it has none."""
-
-    def value(node: ast.expr) -> Any:
-        match node:
-            case ast.Constant(int() | float() as constant):
-                return constant
-            case ast.Name(keyword):
-                return math.nan if (found := number(keyword)) is None else found
-            case ast.BinOp(left, sign, right):
-                return OPERATORS[type(sign)](value(left), value(right))
-            case ast.UnaryOp(ast.USub(), operand):
-                return -value(operand)
-            case ast.Call(ast.Name(function), operands):
-                return FUNCTIONS[function](*map(value, operands))
-            case _:
-                raise TypeError(ast.unparse(node))
-
     try:
-        result = value(ast.parse(expression, mode="eval").body)
+        result = _evaluate(ast.parse(expression, mode="eval").body, number)
         return result if math.isfinite(result) else None
     except (ArithmeticError, ValueError):  # by zero, too large, of nothing
         return None
+
+
+def _evaluate(node: ast.expr, number: Callable[[str], float | None]) -> Any:
+    # Not a closure that calls itself: that would keep the frame behind `number` alive.
+    match node:
+        case ast.Constant(int() | float() as constant):
+            return constant
+        case ast.Name(keyword):
+            return math.nan if (found := number(keyword)) is None else found
+        case ast.BinOp(left, sign, right):
+            return OPERATORS[type(sign)](_evaluate(left, number), _evaluate(right, number))
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_evaluate(operand, number)
+        case ast.Call(ast.Name(function), operands):
+            return FUNCTIONS[function](*(_evaluate(operand, number) for operand in operands))
+        case _:
+            raise TypeError(ast.unparse(node))
 
 
 def _computable(expression: str) -> str:

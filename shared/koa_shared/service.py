@@ -99,9 +99,10 @@ def run(make: type[Service], router: APIRouter) -> None:
         return
     with suppress(AttributeError, OSError):
         # glibc: a frame's buffers go back to the system when freed (M_MMAP_THRESHOLD), what
-        # is computed of them in pieces does not (M_TRIM_THRESHOLD): a page costs its zeroing.
-        ctypes.CDLL(None).mallopt(-3, 8 << 20)
-        ctypes.CDLL(None).mallopt(-1, 16 << 20)
+        # is computed of them in pieces does not (M_TRIM_THRESHOLD), as pages cost their
+        # zeroing, and is kept for few threads (M_ARENA_MAX).
+        for option, value in ((-3, 8 << 20), (-1, 16 << 20), (-8, 2)):
+            ctypes.CDLL(None).mallopt(option, value)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     uvicorn.run(
