@@ -72,7 +72,6 @@ class ServiceConfig(Settings):
     dev: bool = Field(default=False, title="Loopback callers are operators")
     log_format: str = Field("json", title="json or console")
     instruments_dir: Path | None = Field(None, title="Added or changed instruments")
-    instance: str = Field("", title="Name of this replica in leases and logs")
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

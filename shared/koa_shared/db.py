@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import math
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command, context
 from alembic.config import Config as AlembicConfig
@@ -30,6 +32,7 @@ from .errors import DependencyDown, Rejected
 
 P = ParamSpec("P")
 T = TypeVar("T")
+PROCESS = uuid.uuid4().hex
 
 JsonColumn = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
@@ -72,6 +75,12 @@ def insert_new(session: Session, model: Any, values: dict[str, Any], give: Any =
 def after_commit(session: Session, call: Callable[[], object]) -> None:
     """Have `call` run in the event loop once the transaction is durable, else never."""
     session.info.setdefault("after_commit", []).append(call)
+
+
+def notify(session: Session, topic: str) -> None:
+    """Have the other replicas hear a topic once the transaction is durable."""
+    if is_postgresql(session):
+        session.execute(sa.select(sa.func.pg_notify("koa", f"{PROCESS}:{topic}")))
 
 
 def is_postgresql(session: Session) -> bool:
@@ -185,6 +194,19 @@ class Database:
             if away or error.connection_invalidated:
                 raise DependencyDown("database", str(error.orig)) from error
             raise
+
+    async def listen(self, heard: Callable[[str], object]) -> None:
+        """Tell the topics that other replicas notify, until cancelled; SQLite has none."""
+        url = self.url.replace("+psycopg", "")
+        while not self.is_sqlite:
+            with contextlib.suppress(psycopg.Error):  # what is missed is found by a look
+                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as link:
+                    await link.execute("LISTEN koa")
+                    async for note in link.notifies():
+                        sender, _, topic = note.payload.partition(":")
+                        if sender != PROCESS:
+                            heard(topic)
+            await asyncio.sleep(1)
 
     def _alembic(self) -> AlembicConfig:
         config = AlembicConfig()

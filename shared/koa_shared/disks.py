@@ -51,9 +51,9 @@ class Disks:
         """Return the instruments whose disks don't answer."""
         return frozenset(
             group
-            for disk, groups in self._groups.items()
+            for disk, groups in list(self._groups.items())  # asked from any thread
             if self._stuck[disk] or self._circuits[disk].wait() > 0
-            for group in groups
+            for group in list(groups)
         )
 
     async def run(self, path: str, group: str, function: Callable[[], T], limit: float = 10.0) -> T:

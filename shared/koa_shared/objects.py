@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -140,8 +141,13 @@ class ObjectStore:
         if kept := await self._call(lambda: list(self._client.remove_objects(bucket, doomed))):
             raise DependencyDown("s3", f"{kept[0].name} was not deleted: {kept[0].message}")
 
-    async def names(self, bucket: str, prefix: str) -> list[str]:
-        """Return the keys under a prefix."""
+    async def names(self, bucket: str, prefix: str) -> dict[str, datetime]:
+        """Return the keys under a prefix, and when each was written."""
         find = self._client.list_objects
         found = await self._call(lambda: list(find(bucket, prefix, recursive=True)))
-        return [str(item.object_name) for item in found]
+        return {str(item.object_name): cast("datetime", item.last_modified) for item in found}
+
+    async def folders(self, bucket: str, prefix: str = "") -> list[str]:
+        """Return the prefixes that end with the next `/` behind a prefix."""
+        found = await self._call(lambda: list(self._client.list_objects(bucket, prefix)))
+        return [str(item.object_name) for item in found if item.is_dir]

@@ -3,7 +3,7 @@
 import asyncio
 import ctypes
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,18 +32,19 @@ class Service:
     name: ClassVar[str]
     migrations: ClassVar[Path]
     settings: ClassVar[type[ServiceConfig]]
+    commands: ClassVar[dict[str, Callable[[Any], Coroutine[Any, Any, None]]]] = {}
 
     def __init__(self, config: Any, table: Table, metrics: Metrics) -> None:
         self.config, self.metrics = config, metrics
         self.circuits = Circuits(metrics)
         self.db = Database(config.database(self.name), self.migrations)
-        self.queue = JobQueue(table, config.instance)
+        self.queue = JobQueue(table)
         self.workshop = Workshop(self.db, self.queue, self.circuits, metrics)
         self.http = open_http(config.token(), config.ca_file)
 
-    def wake(self, *queues: str) -> None:
-        """Jobs were put into these queues."""
-        self.workshop.wake(*queues)
+    def heard(self, topic: str) -> None:
+        """Another replica has put a job into this queue."""
+        self.workshop.wake(topic)
 
     async def start(self) -> None:
         """Do what must be done before the lanes open."""
@@ -70,11 +71,12 @@ class Service:
             await stack.enter_async_context(self.http)
             await self.start()
             await stack.enter_async_context(self.workshop.open())
-            loops = [asyncio.create_task(loop) for loop in self.tasks()]
+            loops = [*self.tasks(), self.db.listen(self.heard)]
+            running = [asyncio.create_task(loop) for loop in loops]
             yield
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
 def create(make: type[Service], router: APIRouter, config: ServiceConfig | None = None) -> FastAPI:
@@ -91,12 +93,22 @@ def create(make: type[Service], router: APIRouter, config: ServiceConfig | None 
 
 
 def run(make: type[Service], router: APIRouter) -> None:
-    """Serve until SIGTERM, or `migrate` the database if that is what is asked."""
+    """Serve, or do what is asked: `migrate` the database, or a command of the service."""
     config = make.settings()
     logs.configure_logging(make.name, config.log_format)
-    if sys.argv[1:] == ["migrate"]:
-        Database(config.database(make.name), make.migrations).migrate()
-        return
+    match sys.argv[1:]:
+        case []:
+            serve(make, router, config)
+        case ["migrate"]:
+            Database(config.database(make.name), make.migrations).migrate()
+        case [command] if command in make.commands:
+            asyncio.run(make.commands[command](make(config)))  # type: ignore[call-arg]
+        case _:
+            sys.exit(f"usage: koa-{make.name} [{' | '.join(['migrate', *make.commands])}]")
+
+
+def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None:
+    """Serve until SIGTERM."""
     with suppress(AttributeError, OSError):
         # glibc: a frame's buffers go back to the system when freed (M_MMAP_THRESHOLD), what
         # is computed of them in pieces does not (M_TRIM_THRESHOLD), as pages cost their

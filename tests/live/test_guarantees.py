@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from subprocess import run
 
 import pytest
 
 from koa_shared.simulator.ledger import Entry
+from koa_shared.simulator.stack import BIN
 
 from .conftest import Frame, Site, header_size, running, sha256
 
@@ -258,3 +260,30 @@ def test_an_operator_lets_an_invalid_frame_pass(site: Site) -> None:
     await_version(site, frame["frame_id"], 1)
     assert site.frame(frame["frame_id"])["generation"] == 2
     assert sha256(site.raw(site.frame(frame["frame_id"])["koaid"])) == entry.sha256
+
+
+# -- disasters (the last, as it forgets what was not archived) ----------------------
+
+
+def test_a_lost_catalogue_is_rebuilt_from_the_bucket(site: Site) -> None:
+    entry, frame, _ = exposure(site)
+    site.post("preparer", f"/v1/frames/{frame['frame_id']}/reprocess", {"why": "a test"})
+    await_version(site, frame["frame_id"], 2)
+    columns = ("koaid", "version", "generation", "night", "metadata", "program", "products", "path")
+
+    def catalogue() -> dict[str, list[object]]:
+        rows = site.frames(status="COMPLETE")
+        return {row["frame_id"]: [row[column] for column in columns] for row in rows}
+
+    before = catalogue()
+    site.stack.kill("ingestor")
+    for file in site.stack.var.glob("ingestor.db*"):
+        file.unlink()
+    for command in ("migrate", "rebuild", "rebuild"):
+        run([BIN / "koa-ingestor", command], env=site.stack.environment("ingestor"), check=True)
+    site.stack.start("ingestor")
+    site.stack.wait_ready("ingestor")
+    assert catalogue() == before
+    for version in (1, 2):
+        assert sha256(site.raw(str(entry.koaid), version=version)) == entry.sha256
+    archived_once(site, *site.shoot("NIRES", size=SMALL))

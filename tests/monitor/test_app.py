@@ -125,9 +125,9 @@ async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: 
     told = [(s["name"], s["instrument"], s["connected"], s["paused"]) for s in states]
     assert told == [("kcwi_blue", "KCWI", True, False), ("esi", "ESI", True, False)]
     assert (await http.post("/v1/sources/esi/pause")).json()["paused"] is True
-    assert monitor.worker.paused == {"esi"}
+    assert await monitor.db.read(monitor.store.paused) == {"esi"}
     assert (await http.post("/v1/sources/esi/resume")).json()["paused"] is False
-    assert monitor.worker.paused == set()
+    assert await monitor.db.read(monitor.store.paused) == set()
     unknown = await http.post("/v1/sources/hires/pause")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_source")
     assert (await http.post("/v1/sources/esi/forget")).status_code == 422

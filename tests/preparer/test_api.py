@@ -112,7 +112,7 @@ async def test_an_instrument_is_held_back_and_goes_on(
     for verb, paused in (("pause", True), ("resume", False)):
         answer = await http.post(f"/instruments/KCWI/{verb}", json=body)
         assert answer.json() == {"instrument": "KCWI", "paused": paused}
-        assert (site.worker.held == {"KCWI"}) is paused
+        assert (await site.db.read(site.store.paused) == {"KCWI"}) is paused
         assert (await site.details())["held"] == (["KCWI"] if paused else [])
 
 

@@ -20,6 +20,7 @@ from koa_shared.db import (
     SchemaTooOld,
     UtcDateTime,
     insert_new,
+    notify,
     ping,
     safe_json,
 )
@@ -225,3 +226,35 @@ def test_two_migrate_at_once(
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0], capfd.readouterr().err
     db.check_schema()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_another_replica_hears_a_topic_once_it_is_durable(
+    database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, heard = database(), list[str]()
+    monkeypatch.setattr("koa_shared.db.PROCESS", "me")
+
+    def say(session: Session, sender: str, topic: str) -> None:
+        with monkeypatch.context() as other:
+            other.setattr("koa_shared.db.PROCESS", sender)
+            notify(session, topic)
+
+    def say_and_fail(session: Session) -> None:
+        say(session, "another", "never")
+        raise ZeroDivisionError
+
+    listening = asyncio.create_task(db.listen(heard.append))
+    async with asyncio.timeout(10):
+        while not heard:  # until it listens
+            await db.write(say, "another", "prepare")
+            await asyncio.sleep(0.05)
+    with pytest.raises(ZeroDivisionError):
+        await db.write(say_and_fail)
+    await db.write(say, "me", "mine")
+    await db.write(say, "another", "last")
+    async with asyncio.timeout(2):
+        while heard[-1] != "last":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert set(heard) == {"prepare", "last"}
+    listening.cancel()

@@ -167,7 +167,7 @@ async def test_an_outage_opens_the_circuit_and_one_probe_closes_it(rig: Rig) -> 
         nonlocal together, running, calls
         calls, running = calls + 1, running + 1
         together = max(together, running)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02 if down else 0.2)
         running -= 1
         if down:
             raise DependencyDown("s3", "connection refused")
@@ -350,7 +350,7 @@ async def test_bytes_in_flight_stay_within_the_budget(rig: Rig) -> None:
 
 async def test_a_paused_instrument_waits_and_resumes_on_waking(rig: Rig) -> None:
     held = frozenset({"KPF"})
-    rig.lane(paused=lambda: held)
+    rig.lane(paused=lambda _: held)
     await rig.put("held", "KPF")
     await rig.put("free", "ESI")
     async with rig.workshop.open():
@@ -365,7 +365,7 @@ async def test_a_paused_instrument_waits_and_resumes_on_waking(rig: Rig) -> None
 async def test_a_pause_that_ends_by_itself_is_seen_soon(rig: Rig) -> None:
     """A disk that answers again wakes nobody (design 5: it pauses its own instrument)."""
     held = frozenset({"KPF"})
-    rig.lane(paused=lambda: held)
+    rig.lane(paused=lambda _: held)
     await rig.put("held", "KPF")
     async with rig.workshop.open():
         await asyncio.sleep(0.1)
@@ -412,7 +412,7 @@ async def test_what_does_not_end_in_time_is_given_back(
         await begun.wait()
     assert 0.2 <= time.monotonic() - start < 5
     assert await rig.rows("state", "attempts", "error") == [("ready", 0, "the service was stopped")]
-    job = await rig.db.write(JobQueue(jobs, "next").claim, "q")  # at once, by another
+    job = await rig.db.write(JobQueue(jobs).claim, "q")  # at once, by another
     assert job is not None
     assert rig.failures == []
 
@@ -515,7 +515,7 @@ async def test_is_alive_tells_of_a_loop_that_does_not_turn(rig: Rig) -> None:
 
 @on_sqlite
 async def test_the_depths_are_measured(rig: Rig) -> None:
-    rig.lane(paused=lambda: frozenset({"KCWI"}))
+    rig.lane(paused=lambda _: frozenset({"KCWI"}))
     for key in ("a", "b", "parked"):
         await rig.put(key)
     parked = update(jobs).where(jobs.c.key == "parked").values(state="parked")
@@ -571,7 +571,7 @@ async def test_a_new_job_without_room_is_given_back_and_waits_its_turn(rig: Rig)
         await going.wait()
         await rig.work(job)
 
-    lane = rig.lane(handle, slots=3, budget=100, paused=lambda: frozenset(held))
+    lane = rig.lane(handle, slots=3, budget=100, paused=lambda _: frozenset(held))
     async with rig.workshop.open():
         await until(lambda: lane.is_idle)
         await rig.put("first", size=60)

@@ -32,7 +32,7 @@ def db(database: OpenDatabase) -> Database:
 
 @pytest.fixture
 def queue() -> JobQueue:
-    return JobQueue(jobs, "here")
+    return JobQueue(jobs)
 
 
 def rows(session: Session, *names: str) -> list[Any]:
@@ -134,7 +134,7 @@ async def test_only_what_fits_is_given_out_and_nothing_overtakes_it(
 async def test_a_paused_group_waits_and_no_other(db: Database, queue: JobQueue) -> None:
     for grp in ("A", "B"):
         await db.write(queue.put, NewJob("q", grp, grp))
-    assert await keys(db, queue, paused=frozenset({"A"})) == ["B"]
+    assert await keys(db, queue, paused=lambda _: frozenset({"A"})) == ["B"]
     assert await keys(db, queue) == ["A"]
 
 
@@ -196,7 +196,7 @@ async def expire(db: Database) -> None:
 
 @on_postgresql
 async def test_a_lease_that_ran_out_is_anothers(database: OpenDatabase, db: Database) -> None:
-    dead, alive = JobQueue(jobs, "dead"), JobQueue(jobs, "alive")
+    dead, alive = JobQueue(jobs), JobQueue(jobs)
     await db.write(dead.put, NewJob("q", "a", "KCWI"))
     lost = await claim(db, dead)
     assert await db.write(alive.claim, "q") is None
@@ -321,7 +321,7 @@ async def test_depths(db: Database, queue: JobQueue) -> None:
 @on_postgresql
 async def test_two_replicas_never_get_the_same_job(database: OpenDatabase, db: Database) -> None:
     """Six claimers on six connections each; claims and puts at once."""
-    queues = [(db, JobQueue(jobs, "one")), (database(), JobQueue(jobs, "two"))]
+    queues = [(db, JobQueue(jobs)), (database(), JobQueue(jobs))]
     for n in range(60):
         await db.write(queues[0][1].put, NewJob("q", str(n), f"I{n % 3}"))
 

@@ -19,9 +19,7 @@ from .errors import NotArchived, Proprietary
 from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
-# Seconds between comments that keep a quiet stream open; on PostgreSQL other replicas
-# publish too, and nobody tells.
-IDLE, IDLE_WITH_REPLICAS = 15.0, 1.0
+IDLE = 15.0  # seconds between comments that keep a quiet stream open
 
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
@@ -197,7 +195,6 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
     if last is None:
         last = await ctx.db.read(ctx.store.stream_end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
-    idle = IDLE if ctx.db.is_sqlite else IDLE_WITH_REPLICAS
     while True:
         changed = ctx.changed
         rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
@@ -209,7 +206,7 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
             last = entry.id
         if not rows:
             try:
-                async with asyncio.timeout(idle):
+                async with asyncio.timeout(IDLE):
                     await changed.wait()
             except TimeoutError:
                 yield ": \n\n"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from koa_shared import service
 from koa_shared.objects import ObjectStore
@@ -22,6 +22,7 @@ class Ingestor(service.Service):
 
     name, migrations = "ingestor", Path(__file__).parent / "migrations"
     settings = Config
+    commands: ClassVar = {"rebuild": lambda ingestor: ingestor.worker.rebuild()}
     config: Config
     metrics: IngestorMetrics
 
@@ -31,6 +32,10 @@ class Ingestor(service.Service):
         self.objects = ObjectStore(config, config.ca_file)
         self.worker = Worker(config, self.store, self.objects, self.metrics, self.workshop)
         self.changed = asyncio.Event()  # set, and replaced, when the stream grows
+
+    def heard(self, topic: str) -> None:
+        """Another replica has put a job, or published."""
+        self.published() if topic == "stream" else super().heard(topic)
 
     def published(self) -> None:
         """Wake everyone who reads the stream."""

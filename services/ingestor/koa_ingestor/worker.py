@@ -1,8 +1,9 @@
 """The ingestor's workshop: claim, copy, read back, commit, publish (design 6)."""
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlmodel import Session
@@ -87,7 +88,10 @@ class Worker:
         where = (prepared.instrument, prepared.level, prepared.koaid, version)
         key, bucket = archive_key(where, product.name), self.config.archive_bucket
         await self.objects.copy((self.config.staging_bucket, product.key), (bucket, key))
-        found = await self.objects.digest(bucket, key)
+        await self._check(key, product)
+
+    async def _check(self, key: str, product: Product) -> None:
+        found = await self.objects.digest(self.config.archive_bucket, key)
         if found != (product.size, product.sha256):
             declared = (product.size, product.sha256)
             raise VerificationFailed(f"{key}: declared {declared}, archived {tuple(found)}")
@@ -136,6 +140,35 @@ class Worker:
         names = await self.objects.names(bucket, job.payload["prefix"])
         await self.objects.remove(bucket, names)
         await self.db.write(self.store.queue.finish, job)
+
+    async def rebuild(self) -> None:
+        """Enter what the archive holds and the catalogue lacks, once it is read back."""
+        bucket = self.config.archive_bucket
+        instruments = await self.objects.folders(bucket)
+        for night in [n for name in instruments for n in await self.objects.folders(bucket, name)]:
+            found = await self.objects.names(bucket, night)
+            for key in sorted(key for key in found if key.endswith(".manifest.json")):
+                try:
+                    await self._restore(key, found[key])
+                except (ObjectMissing, VerificationFailed, ValueError) as error:
+                    logger.error("Not restored", key=key, why=str(error))
+
+    async def _restore(self, key: str, at: datetime) -> None:
+        home, _, name = key.rpartition("/")
+        version = int(home.rpartition("/v")[2])
+        body = await self.objects.get(self.config.archive_bucket, key)
+        prepared = FilePrepared.model_validate_json(body)
+        for product in prepared.products:
+            await self._check(f"{home}/{product.name}", product)
+        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        manifest = Product(
+            name=name, role="manifest", key=f"{prepared.products[0].key.rpartition('/')[0]}/{name}",
+            size=len(body), sha256=hashlib.sha256(body).hexdigest(), md5=md5,
+        )  # fmt: skip
+        products = sorted([*prepared.products, manifest], key=lambda product: product.name)
+        whole = prepared.model_copy(update={"products": products})
+        fresh = await self.db.write(self.store.restore, whole, version, at)
+        logger.info("Restored" if fresh else "Known", koaid=prepared.koaid, version=version)
 
     async def trim(self) -> None:
         """Forget old stream entries, once an hour."""

@@ -61,8 +61,7 @@ async def pause(
     _: Operator, __: InstrumentOf, name: str, verb: Literal["pause", "resume"], ctx: Ctx
 ) -> c.SourceState:
     """Broadcasts are still written down; what was held back is worked off, newest first."""
-    await ctx.db.write(ctx.store.note_source, name, paused=verb == "pause")
-    await ctx.refresh_paused()
+    await ctx.db.write(ctx.store.pause, name, paused=verb == "pause")
     states: dict[str, c.SourceState] = {s.name: s for s in await ctx.source_states()}
     return states[name]
 

@@ -78,12 +78,6 @@ class Monitor(service.Service):
             return True
         return False
 
-    async def refresh_paused(self) -> None:
-        """Read again which sources are paused."""
-        rows = await self.db.read(self.store.source_rows)
-        self.worker.paused = {name for name, row in rows.items() if row.paused}
-        self.wake("resolve")
-
     async def source_states(self) -> list[SourceState]:
         """Return the state of every source."""
         rows = await self.db.read(self.store.source_rows)
@@ -121,7 +115,6 @@ class Monitor(service.Service):
     async def start(self) -> None:
         """Note the sources before they speak."""
         await self.db.write(self.store.start_sources, list(self.sources))
-        await self.refresh_paused()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops beside the lanes: one for each source, and three more."""

@@ -99,6 +99,15 @@ class Store:
         """Change what is remembered of a source."""
         session.execute(update(SourceRow).where(col(SourceRow.name) == name).values(values))
 
+    def pause(self, session: Session, name: str, *, paused: bool) -> None:
+        """Hold a source's broadcasts back, or let them go on."""
+        self.note_source(session, name, paused=paused)
+        self.queue.nudge(session, "resolve")
+
+    def paused(self, session: Session) -> frozenset[str]:
+        """Return the sources that are held back."""
+        return frozenset(session.exec(select(SourceRow.name).where(col(SourceRow.paused))))
+
     def source_rows(self, session: Session) -> dict[str, SourceRow]:
         """Return what is remembered of the sources."""
         return {row.name: row for row in session.exec(select(SourceRow))}

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 import structlog
+from sqlmodel import Session
 
 from koa_shared import logs
 from koa_shared.client import PeerRefused, Preparer
@@ -40,22 +41,21 @@ class Worker:
     metrics: MonitorMetrics
     workshop: Workshop
     instruments: dict[str, Instrument]
-    paused: set[str] = field(default_factory=set)
     inventories: dict[str, Inventory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db, every = self.workshop.db, self.instruments.values()
         self._sources = {source.name: (source, i) for i in every for source in i.sources}
         self.workshop.add(
-            Lane("resolve", self.resolve, slots=16, paused=self._held),
+            Lane("resolve", self.resolve, slots=16, paused=self._paused),
             Lane("announce", self.announce, slots=8, needs=("preparer",)),
-            Lane("rescan", self.rescan, paused=self.disks.paused),
+            Lane("rescan", self.rescan, paused=lambda _: self.disks.paused()),
         )
 
-    def _held(self) -> frozenset[str]:
+    def _paused(self, session: Session) -> frozenset[str]:
         stuck = self.disks.paused()
         names = (name for name, (_, i) in self._sources.items() if i.name in stuck)
-        return frozenset(self.paused.union(names))
+        return self.store.paused(session).union(names)
 
     async def resolve(self, job: Job) -> None:
         """Decide about one broadcast: a new frame, a known one, or none."""

@@ -78,7 +78,6 @@ async def hold(
     _check_known(ctx, name)
     paused = verb == "pause"
     await ctx.db.write(ctx.store.pause, name, (who.name, why), paused=paused)
-    await ctx.refresh_held()
     return {"instrument": name, "paused": paused}
 
 

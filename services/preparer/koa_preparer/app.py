@@ -57,15 +57,6 @@ class Preparer(service.Service):
             self.workshop, columns,
         )  # fmt: skip
 
-    async def refresh_held(self) -> None:
-        """Read again whose frames are held back."""
-        self.worker.held = await self.db.read(self.store.paused)
-        self.wake("prepare")
-
-    async def start(self) -> None:
-        """Learn what is held back before the lanes open."""
-        await self.refresh_held()
-
     async def _look_ahead(self) -> None:
         """Ask who observes tonight before the night's first frame does; again every hour."""
         while True:
@@ -83,7 +74,8 @@ class Preparer(service.Service):
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of dependencies, and which instruments are held back."""
-        return await super().details() | {"held": sorted(self.worker.held)}
+        held = await self.db.read(self.store.paused)
+        return await super().details() | {"held": sorted(held)}
 
 
 create_app = partial(service.create, Preparer, router)

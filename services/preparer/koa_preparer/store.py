@@ -281,6 +281,7 @@ class Store:
         if not paused:
             session.delete(session.get_one(Paused, instrument))
         self._audit(session, "pause" if paused else "resume", instrument, deed, {})
+        self.queue.nudge(session, "prepare")
 
     def paused(self, session: Session) -> frozenset[str]:
         """Return the instruments that are held back."""

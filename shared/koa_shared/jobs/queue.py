@@ -16,10 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from ..db import JsonColumn, after_commit, insert_new, is_postgresql
+from ..db import JsonColumn, after_commit, insert_new, is_postgresql, notify
 from ..errors import LeaseLost
 
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
+Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
 
 
 def job_table(metadata: sa.MetaData) -> sa.Table:
@@ -33,7 +34,9 @@ def job_table(metadata: sa.MetaData) -> sa.Table:
     }  # fmt: skip
     columns = [sa.Column(name, kind, nullable=False) for name, kind in kinds.items()]
     key = sa.Column("id", sa.Integer, primary_key=True)
-    return sa.Table("job", metadata, key, *columns, sa.UniqueConstraint("queue", "key"))
+    once = sa.UniqueConstraint("queue", "key")
+    # An id is never given twice: it fences with the token.
+    return sa.Table("job", metadata, key, *columns, once, sqlite_autoincrement=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,11 @@ class Job:
 class JobQueue:
     """The jobs of one service; its methods are functions of a session."""
 
-    def __init__(self, table: sa.Table, instance: str = "") -> None:
-        self.table = table
-        self.owner = f"{instance[:24]}/{uuid.uuid4()}"
+    def __init__(self, table: sa.Table) -> None:
+        self.table, self.owner = table, str(uuid.uuid4())
         self._served: dict[tuple[str, str], float] = {}
         # The workshop's: may a new job start at once; start it; look for jobs.
-        self.may_start: Callable[[NewJob], bool] = lambda _: False
+        self.may_start: Callable[[Session, NewJob], bool] = lambda *_: False
         self.start: Callable[[Job], object] = lambda _: None
         self.wake: Callable[[str], object] = lambda _: None
 
@@ -103,23 +105,28 @@ class JobQueue:
 
         Once that is committed the job starts, if nothing else waits, or wakes its lane.
         """
-        at_once = not job.delay and self.may_start(job)
+        at_once = not job.delay and self.may_start(session, job)
         values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
         values["not_before"] = values["created_at"] + values.pop("delay")
         values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
         values |= self._lease(session) if at_once else {}
         if (number := insert_new(session, self.table, values, self.table.c.id)) is None:
             return False
-        told = partial(self.wake, job.queue)
         if at_once:
             mine = {name: values[name] for name in Job.__slots__ if name != "id"}
-            told = partial(self.start, Job(id=number, **mine))
-        after_commit(session, told)
+            after_commit(session, partial(self.start, Job(id=number, **mine)))
+        else:
+            self.nudge(session, job.queue)
         return True
+
+    def nudge(self, session: Session, queue: str) -> None:
+        """Have all replicas look at a queue once the transaction is durable."""
+        after_commit(session, partial(self.wake, queue))
+        notify(session, queue)
 
     def claim(
         self, session: Session, queue: str, room: int | None = None,
-        paused: frozenset[str] = frozenset(),
+        paused: Paused = lambda _: frozenset(),
     ) -> Job | None:  # fmt: skip
         """Take the next job: by priority, fair between groups, newest first.
 
@@ -130,7 +137,7 @@ class JobQueue:
         if is_postgresql(session):
             free = sa.or_(free, sa.and_(t.state == "leased", t.lease_until < now))
         can = sa.and_(free, t.not_before <= now)
-        group = self._next_group(session, queue, paused, can)
+        group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None
         pick = sa.select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)

@@ -16,7 +16,7 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
-from .queue import LEASE_SECONDS, Job, JobQueue, NewJob
+from .queue import LEASE_SECONDS, Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
 
@@ -57,7 +57,7 @@ class Lane:
     slots: int = 2
     needs: tuple[str, ...] = ()
     budget: int | None = None
-    paused: Callable[[], frozenset[str]] = frozenset
+    paused: Paused = lambda _: frozenset()
     running: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     beat: float = field(default_factory=time.monotonic)
@@ -85,8 +85,8 @@ class Workshop:
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
         queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
-        # Other replicas put jobs into the same PostgreSQL; SQLite is ours alone.
-        self._idle = 30.0 if db.is_sqlite else 1.0
+        # A replica that died left jobs in PostgreSQL, and told nobody; SQLite is ours alone.
+        self._idle = 30.0 if db.is_sqlite else 5.0
 
     def add(self, *lanes: Lane) -> None:
         """Open lanes; before the workshop starts."""
@@ -94,7 +94,7 @@ class Workshop:
 
     def wake(self, *queues: str) -> None:
         """Something may have changed for these queues."""
-        for queue in queues:
+        for queue in self._lanes.keys() & queues:
             self._lanes[queue].woken.set()
 
     def is_alive(self) -> bool:
@@ -121,16 +121,18 @@ class Workshop:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _may_start(self, job: NewJob) -> bool:
+    def _may_start(self, session: Session, job: NewJob) -> bool:
         """Guess, in any thread, whether a new job may start without a claim of its own."""
         lane = self._lanes.get(job.queue)
-        return bool(self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots)
+        if not (self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots):
+            return False
+        return job.grp not in lane.paused(session)
 
     def _start(self, job: Job) -> None:
         """Start a job that was put leased, or give it back if there is no room after all."""
         lane = self._lanes[job.queue]
         room = lane.room()
-        fits = (room is None or job.size <= room) and job.grp not in lane.paused()
+        fits = room is None or job.size <= room
         if self._is_open and fits and self._wait(lane) == 0:
             self._run(lane, job)
         else:
@@ -169,7 +171,7 @@ class Workshop:
         lane.is_idle = False
         if (wait := self._wait(lane)) > 0:
             return wait
-        job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused())
+        job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused)
         self.circuits["database"].succeeded()
         if job is not None:
             self._run(lane, job)

@@ -20,7 +20,7 @@ from koa_shared.contracts import (
     may_follow,
     utcnow,
 )
-from koa_shared.db import after_commit, insert_new, is_postgresql, safe_json
+from koa_shared.db import after_commit, insert_new, is_postgresql, notify, safe_json
 from koa_shared.errors import Conflict
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
@@ -115,6 +115,7 @@ class Store(Reads):
         session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=utcnow()))
         session.flush()
         after_commit(session, self._published)
+        notify(session, "stream")
 
     def hand_over(self, session: Session, prepared: FilePrepared, trace: str) -> tuple[bool, Frame]:
         """Accept a prepared frame; the first for its generation wins."""
@@ -179,12 +180,9 @@ class Store(Reads):
     ) -> Claimed:
         # What this frame began and never kept makes room, under whatever KOAID.
         begun = delete(Version).where(col(Version.committed_at).is_(None))
-        mine = {"koaid": prepared.koaid, "frame_id": prepared.frame_id}
         session.execute(begun.filter_by(frame_id=prepared.frame_id))
         number = 1 + max((v.version for v in versions if v.committed), default=0)
-        raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
-        ours = mine | raw | {"version": number, "generation": prepared.generation}
-        session.add(Version.model_validate(ours))
+        session.add(new_version(prepared, number))
         session.flush()
         return Claimed(
             number, prepared.frame_id, prepared.generation, prepared.raw.sha256, committed=False
@@ -195,14 +193,35 @@ class Store(Reads):
         timeline: Timeline,
     ) -> Frame:  # fmt: skip
         """Make a verified frame available: all of it becomes visible here, at once."""
-        frame = self._held(session, prepared.frame_id)
+        self._locked(session, prepared.frame_id)
         self.queue.finish(session, job)
+        timeline = timeline.merged(Timeline(available=utcnow()))
+        return self._keep(session, prepared, version, timeline)
+
+    def restore(self, session: Session, prepared: FilePrepared, version: int, at: datetime) -> bool:
+        """Enter a version that the bucket holds; False if the catalogue has it."""
+        key = {"koaid": prepared.koaid, "version": version}
+        row = session.exec(select(Version).filter_by(**key)).first()
+        if row is not None and row.committed_at is not None:
+            return False
+        if row is None:
+            session.add(new_version(prepared, version))
+        self.hand_over(session, prepared, "")
+        self.queue.drop(session, "ingest", f"{prepared.frame_id}:{prepared.generation}")
+        self._keep(session, prepared, version, Timeline(available=at))
+        return True
+
+    def _keep(
+        self, session: Session, prepared: FilePrepared, version: int, timeline: Timeline
+    ) -> Frame:
+        frame = self._held(session, prepared.frame_id)
         mine = {"koaid": prepared.koaid, "version": version}
         row = session.exec(select(Version).filter_by(**mine)).one()
         row.products = [product.model_dump(mode="json") for product in prepared.products]
-        row.header, row.core, row.committed_at = prepared.header, prepared.metadata, utcnow()
+        row.header, row.core = prepared.header, prepared.metadata
+        row.committed_at = timeline.available
         frame.products, frame.version = row.products, version
-        merge(frame, timeline.merged(Timeline(available=row.committed_at)))
+        merge(frame, timeline)
         self._advance(frame, prepared.generation, Status.COMPLETE, "available")
         session.add(row)
         self.publish(session, frame)
@@ -287,6 +306,13 @@ def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) ->
     known = list(frame.findings or [])
     told = [finding.model_dump(mode="json") for finding in findings]
     frame.findings = known + [finding for finding in told if finding not in known]
+
+
+def new_version(prepared: FilePrepared, number: int) -> Version:
+    """Return a claim on a version of a KOAID."""
+    raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
+    mine = prepared.model_dump(include={"koaid", "frame_id", "generation"})
+    return Version.model_validate(mine | raw | {"version": number})
 
 
 def set_program(frame: Frame, program: Program) -> None:

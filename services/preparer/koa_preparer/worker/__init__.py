@@ -77,7 +77,6 @@ class Worker:
     metrics: PreparerMetrics
     workshop: Workshop
     columns: dict[str, tuple[Column, ...]]
-    held: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.db = self.workshop.db
@@ -89,8 +88,8 @@ class Worker:
             Lane("enrich", self.enrich, slots=1),
         )
 
-    def _paused(self) -> frozenset[str]:
-        return self.held | self.reader.disks.paused()
+    def _paused(self, session: Session) -> frozenset[str]:
+        return self.store.paused(session) | self.reader.disks.paused()
 
     async def prepare(self, job: Job) -> None:
         """Prepare one file and store its products; INVALID if the file is at fault."""

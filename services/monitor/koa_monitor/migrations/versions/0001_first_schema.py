@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("trace", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("queue", "key"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "outbox",
