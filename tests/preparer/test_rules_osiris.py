@@ -279,6 +279,7 @@ def test_unknown_world_coordinates(
 
 def test_pixels_that_are_too_bright(maker: Any, make_file: Any) -> None:  # facts 3.2, 3.11
     image = np.full((8, 8), 10, ">i4")
+    image[2, :2] = 52799
     image[0, :5] = 52800  # 0.8 x 33000 x 2
     image[1, :3] = 66000
     out = run(maker, make_file, {"COADDS": 2}, image)
