@@ -95,9 +95,9 @@ def _instrume(view: View) -> Iterator[Set]:
     if (new := view.resolve(naming.instrume)) is None:
         why = f"INSTRUME {text[:40]!r} is not {view.instrument.name}."
         raise FrameFault("SET_INSTR_ERROR", why, "identity")
+    if naming.instrume_was:
+        yield Set(naming.instrume_was, text or None)
     if text != str(new):
-        if naming.instrume_was and text:
-            yield Set(naming.instrume_was, text)
         yield Set("INSTRUME", new, "" if text.startswith(str(new)) else "Fixing INSTRUME keyword")
 
 
@@ -106,8 +106,10 @@ def _koaid(view: View, day: date | None, fraction: Fraction) -> str:
     naming, ut = view.instrument.naming, _ut(view)
     if naming.koaid_from and (text := view.text(naming.koaid_from)):
         found = re.search(f"{_koaids(view)}$", text.removesuffix(".fits"))
-        if found and (day is None or found[1] == f"{day:%Y%m%d}"):
-            return found[0]
+        with suppress(ValueError):  # no such date
+            same = found and found[1] == f"{day or date.fromisoformat(found[1]):%Y%m%d}"
+            if found and same and "_" not in found[0]:
+                return found[0]
         why = f"{text[:60]!r} is no KOAID of DATE-OBS {day}."
     elif (fits := next((p for p in naming.prefixes if view.holds(p.when)), None)) is None:
         why = "No KOAID prefix fits this header."
