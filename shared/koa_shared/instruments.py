@@ -16,6 +16,7 @@ DATA = Path(__file__).parent / "data"
 DEFAULTS = tomllib.loads((DATA / "defaults.toml").read_text())
 OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv, ast.Mod: mod}
 FUNCTIONS: dict[str, Any] = {"abs": abs, "ceil": math.ceil, "floor": math.floor, "round": round}
+FUNCTIONS["sqrt"] = math.sqrt
 FUNCTIONS["cos"] = lambda degrees: math.cos(math.radians(degrees))
 FUNCTIONS["sin"] = lambda degrees: math.sin(math.radians(degrees))
 
@@ -146,7 +147,7 @@ class Prefix(Data):
 
 
 class Case(Data):
-    """One value out of several: `value`, that of keyword `copy`, or what `expr` gives.
+    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template.
 
     Of a copy `match` takes a part, a pattern's group.
     """
@@ -155,12 +156,13 @@ class Case(Data):
     copy_of: str | None = Field(default=None, alias="copy")
     match: re.Pattern[str] | None = None
     expr: Expression | None = None
+    text: str | None = None
     when: When = {}
 
     @model_validator(mode="after")
     def _has_a_value(self) -> Self:
-        if [self.value, self.copy_of, self.expr].count(None) != 2:
-            raise ValueError("a case has either `value`, `copy` or `expr`")
+        if [self.value, self.copy_of, self.expr, self.text].count(None) != 3:
+            raise ValueError("a case has either `value`, `copy`, `expr` or `text`")
         return self
 
 

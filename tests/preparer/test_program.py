@@ -169,6 +169,9 @@ def test_engineering(maker: Any, header: Any, progid: str) -> None:
         ("NIRES", "unknown", time(3), False),
         ("NIRES", "", time(3), False),  # P8: the type is not known yet
         ("MOSFIRE", "dark", time(3), True),  # no table extension, no target
+        ("MOSFIRE", "object", time(3), False),
+        ("MOSFIRE", "", time(3), False),
+        ("HIRES", "", time(3), False),
         ("GUIDER", "bias", time(3), False),
         ("KPF", "bias", time(3), True),
     ],
@@ -180,6 +183,13 @@ def test_daytime_calibrations_are_open(
     at = datetime.combine(UT.date(), clock, UTC)
     assert is_open_calibration(view, at, night()) is opened
     assert not is_open_calibration(view, at, None)  # an unknown night opens nothing
+
+
+def test_image_type_comes_before_the_period(maker: Any) -> None:  # facts 3.2, 7.3 P8
+    for instrument in maker.instruments.values():
+        rules = [call.rule for call in instrument.rules]
+        if "image_type" in rules:
+            assert rules.index("image_type") < rules.index("program"), instrument.name
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,16 @@ def choose(frame: Frame, *, keywords: Choices, error: str = "") -> Effects:
 
 
 @rule
+def choose_each(frame: Frame, *, keywords: Choices, count: int) -> Effects:
+    """Set <keyword>01, 02, ... by the headers of so many extensions; null without a value."""
+    for number in range(1, count + 1):
+        found: dict[str, Value] = dict.fromkeys(keywords)
+        if number < len(frame.hdus):
+            found |= _resolved(replace(frame, hdus=frame.hdus[number : number + 1]), keywords)
+        yield from sets(**{f"{keyword}{number:02}": value for keyword, value in found.items()})
+
+
+@rule
 def fill(frame: Frame, *, keywords: Choices) -> Effects:
     """Set the keywords that are not there; one without a value is SET_<keyword>_ERROR."""
     for keyword, value in _resolved(frame, [key for key in keywords if not frame.text(key)]):
