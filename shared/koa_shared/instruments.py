@@ -146,21 +146,22 @@ class Prefix(Data):
 
 
 class Case(Data):
-    """One value out of several: `value`, that of keyword `copy`, or what `expr` gives.
+    """One value out of several: `value`, that of keyword `copy`, what `expr` or `text` gives.
 
-    Of a copy `match` takes a part, a pattern's group.
+    Of a copy `match` takes a part, a pattern's group; `text` is a template.
     """
 
     value: str | int | float | None = None
     copy_of: str | None = Field(default=None, alias="copy")
     match: re.Pattern[str] | None = None
     expr: Expression | None = None
+    text: str | None = None
     when: When = {}
 
     @model_validator(mode="after")
     def _has_a_value(self) -> Self:
-        if [self.value, self.copy_of, self.expr].count(None) != 2:
-            raise ValueError("a case has either `value`, `copy` or `expr`")
+        if [self.value, self.copy_of, self.expr, self.text].count(None) != 3:
+            raise ValueError("a case has either `value`, `copy`, `expr` or `text`")
         return self
 
 
@@ -169,13 +170,14 @@ class Naming(Data):
 
     The first of the `prefixes` that fits is taken.  INSTRUME becomes what the first of its
     cases that holds says; without one the frame is another instrument's.  Keyword
-    `instrume_was` keeps what it was before.
+    `instrume_was` keeps what it was before.  `instant` tells date and time together.
     """
 
     prefixes: tuple[Prefix, ...] = ()
     instrume: tuple[Case, ...] = ()
     instrume_was: str | None = None
     utc: tuple[str, ...] = ("UTC",)
+    instant: tuple[Case, ...] = ()
     ofname: tuple[str, ...] = ("{OFNAME}",)
     koaid_from: str | None = None  # keyword of a name that is a KOAID
 
@@ -185,6 +187,7 @@ class Programs(Data):
 
     progname: tuple[str, ...] = ("PROGNAME",)
     engineering: tuple[When, ...] = ()  # any means the observatory's own data
+    schedule: tuple[Case, ...] = ()  # whose schedule counts, "" for none; left out: its own
     only_classical: bool = False  # outside all slots only classical nights count
     target_info: tuple[When, ...] = ({},)  # any means that calibrations tell a secret target
 

@@ -86,6 +86,14 @@ def npixsat(frame: Frame, *, level: Expression, count: str = "NPIXSAT") -> Effec
 
 
 @rule
+def of_extensions(frame: Frame, *, keyword: str, count: int) -> Effects:
+    """Set <keyword>01 and so on to what each extension says, null where one says nothing."""
+    for n in range(1, count + 1):
+        value = frame.hdus[n].header.get(keyword) if n < len(frame.hdus) else None
+        yield Set(f"{keyword}{n:02}", value, f"{keyword} of HDU {n:02}")
+
+
+@rule
 def sig2nois(frame: Frame) -> Effects:
     """SIG2NOIS: root of the range of row medians near the centre."""
     found = frame.statistics

@@ -67,7 +67,7 @@ class View:
         tables = sum("TABLE" in hdu.kind for hdu in self.hdus)
         own: dict[str, Value] = {"hdus": len(self.hdus), "tables": tables}
         own |= {"basename": self.basename, "ra": self.degrees("RA"), "dec": self.degrees("DEC")}
-        self.values = own | self.values
+        self.values = own | {"path": self.path} | self.values
 
     @property
     def basename(self) -> str:
@@ -155,6 +155,8 @@ class View:
     def _value(self, case: Case) -> Value:
         if case.expr is not None:
             return self.compute(case.expr)
+        if case.text is not None:
+            return self.fill(case.text)
         if case.copy_of is None:
             return case.value
         if case.match is None:
