@@ -171,13 +171,14 @@ class Naming(Data):
 
     The first of the `prefixes` that fits is taken.  INSTRUME becomes what the first of its
     cases that holds says; without one the frame is another instrument's.  Keyword
-    `instrume_was` keeps what it was before.
+    `instrume_was` keeps what it was before.  `instant` tells date and time together.
     """
 
     prefixes: tuple[Prefix, ...] = ()
     instrume: tuple[Case, ...] = ()
     instrume_was: str | None = None
     utc: tuple[str, ...] = ("UTC",)
+    instant: tuple[Case, ...] = ()
     ofname: tuple[str, ...] = ("{OFNAME}",)
     koaid_from: str | None = None  # keyword of a name that is a KOAID
 
@@ -187,6 +188,7 @@ class Programs(Data):
 
     progname: tuple[str, ...] = ("PROGNAME",)
     engineering: tuple[When, ...] = ()  # any means the observatory's own data
+    schedule: tuple[Case, ...] = ()  # whose schedule counts, "" for none; left out: its own
     only_classical: bool = False  # outside all slots only classical nights count
     target_info: tuple[When, ...] = ({},)  # any means that calibrations tell a secret target
 

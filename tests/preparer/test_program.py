@@ -133,8 +133,9 @@ def test_schedule_by_time(maker: Any, clock: time, progid: str) -> None:
 def test_guider_before_the_first_only_if_classical(maker: Any) -> None:  # facts 3.4
     cadence = FIRST.model_copy(update={"kind": "Cadence"})
     early = datetime.combine(UT.date(), time(5), UTC)
+    view = maker.view("GUIDER", {"CURRINST": "KCWI"})
     for slot, progid in ((FIRST, "C272"), (cadence, "NONE")):
-        found = identify_program(maker.view("GUIDER", {}), early, facts(slot, SECOND))
+        found = identify_program(view, early, facts(slot, SECOND))
         assert found.progid == progid
 
 

@@ -108,17 +108,18 @@ def open_provider(config: Config, circuits: Circuits) -> CachedProvider:
 
 
 async def gather_facts(  # noqa: PLR0913 (keyword-only)
-    provider: CachedProvider, *, instrument: str, telescope: int, ut: datetime,
+    provider: CachedProvider, *, instrument: str, telescope: int, ut: datetime, schedule: str = "",
     semid_of: Callable[[Night | None], str | None], wait: Awaitable[Any] | float,
 ) -> Facts:  # fmt: skip
     """Return what is known of a frame when `wait` is over; no provider makes it raise.
 
     `wait` is seconds, or what the frame waits for anyway (the pass over its file).
     What is not there by then is named in `missing`; its look-up goes on and fills the
-    cache, so that asking again a moment later finds it.
+    cache, so that asking again a moment later finds it.  `schedule` names the instrument
+    whose night it is, if that is another (guiders).
     """
     hst_date = ut.date() - timedelta(days=1)  # after HST noon too (facts 3.1 #7)
-    night = asyncio.create_task(provider.night(hst_date, telescope, instrument))
+    night = asyncio.create_task(provider.night(hst_date, telescope, schedule or instrument))
 
     async def proposal() -> Proposal | None:
         # A header that names its program need not wait for a slow schedule.

@@ -67,7 +67,7 @@ class View:
         tables = sum("TABLE" in hdu.kind for hdu in self.hdus)
         own: dict[str, Value] = {"hdus": len(self.hdus), "tables": tables}
         own |= {"basename": self.basename, "ra": self.degrees("RA"), "dec": self.degrees("DEC")}
-        self.values = own | self.values
+        self.values = own | {"path": self.path} | self.values
 
     @property
     def basename(self) -> str:

@@ -37,6 +37,7 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
     for part in view.instrument.paths.reject:
         if part in view.path:
             yield Note("FILEPATH_REJECT", f"The path holds {part}.", Severity.INVALID)
+    yield from _instant(view)
     text = view.text("DATE-OBS")
     if (day := _read_date(text)) is None:
         yield Note("SET_DATEOBS_WARN", f"DATE-OBS is {text[:40]!r}; the file's time is taken.")
@@ -52,6 +53,14 @@ def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:
         yield from _instrume(view)
         yield Set("KOAID", f"{_koaid(view, day, fraction)}.fits")
     yield from _ofname(view)
+
+
+def _instant(view: View) -> Iterator[Set]:
+    """Take date and time from the one value that tells both, if both are good."""
+    day, _, text = str(view.resolve(view.instrument.naming.instant)).partition("T")
+    if _read_date(day) and (found := CLOCK.fullmatch(text)):
+        yield Set("DATE-OBS", day, "Created from DATE keyword value")
+        yield Set("UTC", text if found[1] else f"{text}.00", "Created from DATE keyword value")
 
 
 def _read_date(text: str) -> date | None:

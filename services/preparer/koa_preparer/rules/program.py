@@ -49,6 +49,12 @@ def identify_program(view: View, ut: datetime, facts: Facts) -> ProgramId:
     return ProgramId(term or semester(ut), progid)
 
 
+def schedule_of(view: View) -> str:
+    """Return the instrument whose schedule tells the program, "" if none does."""
+    cases = view.instrument.programs.schedule
+    return str(view.resolve(cases) or "") if cases else view.instrument.name
+
+
 def semester(ut: datetime) -> str:
     """Return the semester: A is Feb 2 to Aug 1 UT, days begin at 10:00 HST."""
     day = ut - timedelta(hours=20)
@@ -71,7 +77,7 @@ def _claimed(view: View, outdir: str, ut: datetime, facts: Facts) -> tuple[str, 
             return text, keyword
     if "_ToO_" in outdir:
         return outdir.rpartition("_")[2], "OUTDIR"
-    slots = facts.night.slots if facts.night else ()
+    slots = facts.night.slots if facts.night and schedule_of(view) else ()
     return (_scheduled(view, outdir, ut, slots) if slots else NONE), "schedule"
 
 

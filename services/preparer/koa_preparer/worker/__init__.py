@@ -43,6 +43,7 @@ from ..rules import (
     identify_program,
     program_of,
     run_rules,
+    schedule_of,
 )
 from ..store import File, Store
 from .reading import Raw, Reader, think
@@ -178,7 +179,7 @@ class Worker:
 
         return await gather_facts(
             self.provider, instrument=instrument, telescope=view.telescope or 1, ut=ut,
-            semid_of=semid_of, wait=wait,
+            schedule=schedule_of(view), semid_of=semid_of, wait=wait,
         )  # fmt: skip
 
     async def _store(self, row: File, job: Job, raw: Raw, made: Made) -> None:
@@ -258,13 +259,16 @@ class Worker:
         )
         instrument = self.instruments[row.instrument]
         mtime = datetime.fromtimestamp((row.read_mtime_ns or 0) / 1e9, UTC)
-        view = View([make.stored_header(prepared.header)], row.path, mtime, instrument)
+        tables = sum(p.role == "table" for p in prepared.products)  # they tell a secret target
+        hdus = [make.stored_header(prepared.header)]
+        view = View(hdus, row.path, mtime, instrument, {"tables": tables})
         now = await self._gather(row.instrument, view, prepared.utdatetime, 10.0)
         if not set(before.missing) - set(now.missing):
             raise NotYet(f"still missing: {', '.join(now.missing)}", ENRICH_LATER)
         frame = Frame(
             hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument, facts=now,
             identity=identify(view, self.config.koaid_fraction), data=memoryview(b""),
+            values=view.values,
         )  # fmt: skip
         late = [call for call in instrument.rules if call.rule in LATE_RULES]
         outcome = await think(run_rules, frame, late)
