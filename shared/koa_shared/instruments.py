@@ -146,7 +146,7 @@ class Prefix(Data):
 
 
 class Case(Data):
-    """One value out of several: `value`, that of keyword `copy`, or what `expr` gives.
+    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template.
 
     Of a copy `match` takes a part, a pattern's group.
     """
@@ -155,12 +155,13 @@ class Case(Data):
     copy_of: str | None = Field(default=None, alias="copy")
     match: re.Pattern[str] | None = None
     expr: Expression | None = None
+    text: str | None = None
     when: When = {}
 
     @model_validator(mode="after")
     def _has_a_value(self) -> Self:
-        if [self.value, self.copy_of, self.expr].count(None) != 2:
-            raise ValueError("a case has either `value`, `copy` or `expr`")
+        if [self.value, self.copy_of, self.expr, self.text].count(None) != 3:
+            raise ValueError("a case has either `value`, `copy`, `expr` or `text`")
         return self
 
 

@@ -131,7 +131,7 @@ HEAD = 'name = "NEW"\nroots = []\n'
         (HEAD + '[choose]\nX = [{ expr = "open(1)" }]', "'open(1)' can't be computed"),
         (HEAD + '[choose]\nX = [{ expr = "Y +" }]', "'Y +' can't be computed"),
         (HEAD + '[flags]\na = [{ "min(X)" = { min = 1 } }]', "'min(X)' can't be computed"),
-        (HEAD + "[choose]\nX = [{ when = { Y = 1 } }]", "either `value`, `copy` or `expr`"),
+        (HEAD + "[choose]\nX = [{ when = { Y = 1 } }]", "either `value`, `copy`, `expr` or `text`"),
         (HEAD + 'wave_unit = "inch"', "wave_unit"),
         (HEAD + "[programs]\ntarget_info = 3", "target_info"),
     ],

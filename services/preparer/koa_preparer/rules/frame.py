@@ -155,6 +155,8 @@ class View:
     def _value(self, case: Case) -> Value:
         if case.expr is not None:
             return self.compute(case.expr)
+        if case.text is not None:
+            return self.fill(case.text)
         if case.copy_of is None:
             return case.value
         if case.match is None:
