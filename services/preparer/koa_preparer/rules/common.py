@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
+from itertools import starmap
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from koa_shared.fits import Value
 from koa_shared.instruments import Expression
 
 from ..providers import WEATHER_KEYS, Weather
-from .frame import Effects, Frame, Note, Set, sets
+from .frame import Effects, Extra, Frame, Note, Set, sets
 from .registry import NULL, Choices, Table, rule
 
 VERSION = version("koa-rti")
@@ -19,10 +20,13 @@ WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SI
 
 
 @rule
-def choose(frame: Frame, *, keywords: Choices, error: str = "") -> Effects:
-    """Set keywords to the value of their first case that holds, or to null, the `error`."""
+def choose(frame: Frame, *, keywords: Choices, error: str = "", header: bool = True) -> Effects:
+    """Set keywords to the value of their first case that holds, or to null, the `error`.
+
+    Without `header` they stand in the metadata alone.
+    """
     values = dict(_resolved(frame, keywords))
-    yield from sets(**values)
+    yield from sets(**values) if header else starmap(Extra, values.items())
     if error and None in values.values():
         unknown = ", ".join(keyword for keyword, value in values.items() if value is None)
         yield Note(error, f"The header does not tell {unknown}.")

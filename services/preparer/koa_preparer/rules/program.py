@@ -104,7 +104,8 @@ def is_open_calibration(view: View, ut: datetime, night: Night | None) -> bool:
     """
     if night is None or night.sunset is None or night.sunrise is None:
         return False
-    calibration = view.text("KOAIMTYP") not in ("", "object", "unknown")
+    kind = view.text("KOAIMTYP")
+    calibration = not kind.startswith("object") and kind not in ("", "unknown", "undefined")
     secret = any(map(view.holds, view.instrument.programs.target_info))
     return calibration and not secret and not night.sunset <= ut.time() <= night.sunrise
 
