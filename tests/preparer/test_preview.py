@@ -1,9 +1,11 @@
 """Previews: what an observer sees in the picture."""
 
+import gc
 import io
 import math
 import time
 import tracemalloc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,9 @@ from pydantic import ValidationError
 
 from koa_preparer.pipeline.frame import preview_products
 from koa_preparer.preview import Shot, pictures, preview
+from koa_preparer.rules import run_rules
 from koa_shared.fits import Card, Hdu, Header
-from koa_shared.instruments import Picture
+from koa_shared.instruments import Picture, RuleCall
 
 STRETCHES: Any = ["asinh", "equalise", "sqrt"]
 TYPES = ["u1", ">i2", ">i4", ">i8", ">f4", ">f8"]
@@ -558,3 +561,20 @@ def test_140_mb_in_tens_of_ms_and_without_a_copy(maker: Any, name: str) -> None:
     draw()
     assert tracemalloc.get_traced_memory()[1] < 30e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["HIRES", "KPF", "LRIS-blue"])
+def test_nothing_keeps_a_frames_bytes_alive(maker: Any, name: str) -> None:
+    """A cycle of references would keep 140 MB until the collector comes by (design 9)."""
+    instrument, header, image, shots, _ = PRODUCTS[name]
+    raw = memoryview(bytearray(raw_file(header | {"CURRINST": instrument}, image, shots)))
+    frame, alive = maker.frame(instrument, raw, "/s/sdata1/x/f.fits"), weakref.ref(raw)
+    gc.disable()
+    try:
+        counted = RuleCall(rule="npixsat", params={"level": "7", "mosaic": True})
+        assert run_rules(frame, [counted]).keywords["NPIXSAT"][0] == len(shots) * FLAT.size
+        assert preview_products(frame)[0]
+        del frame, raw
+        assert alive() is None
+    finally:
+        gc.enable()
