@@ -202,6 +202,25 @@ class RuleCall(Data):
     params: dict[str, Any] = {}
 
 
+Stretch = Literal["asinh", "equalise", "sqrt"]
+Turn = Literal["left", "right"] | None
+
+
+class Picture(Data):
+    """One preview of the frames that `when` holds for; `name` stands behind the KOAID.
+
+    Shown is the first image, with `{n}` in `name` each one in its own preview.  Several are
+    laid out where their DETSEC says, or in rows, from the bottom, of EXTNAME patterns.
+    """
+
+    when: When = {}
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9_]|\{n(:0>[1-9])?\})*$")
+    layout: Literal["DETSEC"] | tuple[tuple[str, ...], ...] = ()
+    overscan: bool = False  # what DATASEC leaves out tells a row's bias and is not shown
+    turn: Turn = None  # the whole picture, by 90 degrees
+    stretch: Stretch = "asinh"
+
+
 class Instrument(Data):
     """One instrument, as its TOML file tells it."""
 
@@ -222,7 +241,7 @@ class Instrument(Data):
     wave_unit: Literal["angstrom", "micron", "nm"] | None = None
     catalogue: dict[str, tuple[str, ...]] = {}  # core column to the keywords it is read from
     columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
-    preview: dict[str, Any] = {}  # see PreviewSpec
+    preview: tuple[Picture, ...] = (Picture(),)
     extension_tables: bool = True
 
     @model_validator(mode="after")

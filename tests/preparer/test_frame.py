@@ -12,12 +12,12 @@ from PIL import Image
 
 from koa_preparer.pipeline import frame as make
 from koa_preparer.pipeline.metadata import Column
-from koa_preparer.preview import PreviewSpec, preview
 from koa_preparer.rules import Outcome
 from koa_shared import fits
 from koa_shared.contracts import FilePrepared, Severity
 from koa_shared.errors import FrameFault
 from koa_shared.fits import Value, read_structure
+from koa_shared.instruments import Picture
 
 OUTPUT = Path(__file__).parents[2].parent / "shared" / "koa-output"
 KOAID = "NR.20190615.12571.36"
@@ -203,32 +203,37 @@ def test_a_damaged_table_is_a_finding_beside_the_other_products(nires: Any) -> N
 
 
 def test_preview_products_know_the_sign_of_bscale(nires: Any) -> None:
-    contents, findings = make.preview_products(nires, PreviewSpec())
+    contents, findings = make.preview_products(nires)
     assert ([c.name for c in contents], findings) == ([f"{KOAID}.jpg"], [])
     gray = np.asarray(Image.open(io.BytesIO(contents[0].buffers[0])))
     assert gray[0].max() < 5  # row 49, which holds -49, is at the top
     assert gray[-1].min() > 250
 
 
-def test_preview_of_the_first_image_unless_the_koaid_says_none(nires: Any, maker: Any) -> None:
-    skip = PreviewSpec(skip=(".36",))
-    assert make.preview_products(nires, skip) == ([], [])
-    second = oracle.ImageHDU(np.arange(2000, dtype=">i2").reshape(40, 50))
+def test_preview_of_the_first_image_unless_there_is_none(nires: Any, maker: Any) -> None:
+    first, second = (np.arange(n, dtype=">i2").reshape(-1, 50) for n in (2000, 3000))
     header = nires.hdus[0].header
     empty = oracle.PrimaryHDU()
     empty.header.update(
         {k: header.get(k) for k in ("INSTRUME", "DATE-OBS", "UTC", "INSTR", "DATAFILE")}
     )
-    frame = maker.frame("NIRES", written(empty, table("T"), second), nires.path)
-    [made], findings = make.preview_products(frame, PreviewSpec(stretch="equalise"))
-    assert (made.name, made.buffers) == (f"{KOAID}.jpg", (preview(second.data, "equalise"),))
-    assert findings == []
-    assert make.preview_products(maker.frame("NIRES", written(empty), nires.path), skip)[0] == []
+    images = oracle.ImageHDU(first), oracle.ImageHDU(second)
+    frame = maker.frame("NIRES", written(empty, table("T"), *images), nires.path)
+    [made], findings = make.preview_products(frame)
+    assert (made.name, findings) == (f"{KOAID}.jpg", [])
+    assert Image.open(io.BytesIO(made.buffers[0])).size == (50, 40)
+    assert make.preview_products(maker.frame("NIRES", written(empty), nires.path)) == ([], [])
+
+
+def test_a_preview_that_its_condition_leaves_out(nires: Any) -> None:
+    unless = Picture(when={"KOAID": "!NR.*"}, name="_x")
+    nires.instrument = nires.instrument.model_copy(update={"preview": (unless, Picture())})
+    assert [c.name for c in make.preview_products(nires)[0]] == [f"{KOAID}.jpg"]
 
 
 def test_what_can_not_be_drawn_is_a_finding(nires: Any) -> None:
     nires.data = nires.data[: nires.hdus[0].data_start + 9]
-    contents, findings = make.preview_products(nires, PreviewSpec())
+    contents, findings = make.preview_products(nires)
     assert (contents, codes(findings)) == ([], ["MAKE_JPG_ERROR"])
 
 

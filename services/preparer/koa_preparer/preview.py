@@ -2,16 +2,19 @@
 
 import io
 import math
-from typing import Any, Literal
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.visualization import AsinhStretch, SqrtStretch, ZScaleInterval
 from numpy.typing import NDArray
 from PIL import Image
 
-from koa_shared.instruments import Data
+from koa_shared.fits import Hdu
+from koa_shared.instruments import Picture, Stretch, Turn
 
-Stretch = Literal["asinh", "equalise", "sqrt"]
 Floats = NDArray[np.floating[Any]]
 
 MAX_SIDE = 1024  # pixels; a page shows no more, and its JPEG is below 0.5 MB
@@ -20,35 +23,126 @@ SAMPLE = 4_000  # pixels that tell the limits, 2 ms of zscale; production takes 
 LEVELS = 65_536  # steps before the stretch: none of the 256 grays is left out
 CURVES = {"asinh": AsinhStretch(), "sqrt": SqrtStretch()}  # as production has them
 HUGE = 1e100  # beyond it a "pixel" is a bit pattern, and squares overflow
+SECTION = re.compile(",".join(["(-?[0-9]{1,9}) *: *(-?[0-9]{1,9}) *"] * 2))
+LAST = (10**9, 10**9, 1, 1)  # at the end of the bottom row
+TURNS = {None: 0, "right": 1, "left": -1}  # for numpy, which sees row 0 at the top
 
 
-class PreviewSpec(Data):
-    """The table `[preview]`; a KOAID that ends in one of `skip` has none (NIRC2: `_unp`)."""
+class Shot(NamedTuple):
+    """An image as the file has it, and the number of its HDU."""
 
-    stretch: Stretch = "asinh"
-    skip: tuple[str, ...] = ()
+    number: int
+    hdu: Hdu
+    pixels: NDArray[Any]
 
 
-def preview(pixels: NDArray[Any], stretch: Stretch = "asinh", *, negative: bool = False) -> bytes:
-    """Return a gray JPEG of at most 1024 pixels a side.
+class Tile(NamedTuple):
+    """A part of a picture; a row's median of `bias` is taken off that row."""
+
+    plane: NDArray[Any]
+    bias: NDArray[Any]
+    flips: tuple[int, int]  # steps along rows and columns, -1 for a mirror image
+    sign: int  # of BSCALE; else scaling changes nothing
+
+
+Rows = Sequence[Sequence[Tile]]  # from the bottom, each from the left
+
+
+def pictures(picture: Picture, shots: Sequence[Shot]) -> Iterator[tuple[str, Rows]]:
+    """Yield what stands behind the KOAID, and of which tiles that picture consists."""
+    match picture.layout:
+        case _ if "{" in picture.name:
+            for shot in shots:
+                yield picture.name.format(n=shot.number), [[_tile(picture, shot)]]
+            return
+        case "DETSEC":
+            found = _mosaic(shots)
+        case ():
+            found = [[*shots[:1]]]
+        case names:
+            found = [[s for name in row for s in shots if _named(s, name)] for row in names]
+    if rows := [[_tile(picture, shot) for shot in row] for row in found if row]:
+        yield picture.name, rows
+
+
+def _named(shot: Shot, name: str) -> bool:
+    return fnmatchcase(shot.hdu.name.upper(), name)
+
+
+def _mosaic(shots: Iterable[Shot]) -> list[list[Shot]]:
+    rows, placed = dict[int, list[Shot]](), [(_section(s, "DETSEC") or LAST, s) for s in shots]
+    for section, shot in sorted(placed, key=lambda pair: min(pair[0][:2])):
+        rows.setdefault(min(section[2:]), []).append(shot)
+    return [rows[bottom] for bottom in sorted(rows)]
+
+
+def _section(shot: Shot, keyword: str) -> tuple[int, ...] | None:
+    """Return x1, x2, y1, y2 of `[x1:x2,y1:y2]`."""
+    found = SECTION.search(str(shot.hdu.header.get(keyword)))
+    return tuple(map(int, found.groups())) if found else None
+
+
+def _tile(picture: Picture, shot: Shot) -> Tile:
+    plane, scale = shot.pixels, shot.hdu.header.get("BSCALE")
+    while plane.ndim > 2:
+        plane = plane[len(plane) // 2]
+    plane = np.atleast_2d(plane)
+    x1, x2, y1, y2 = (picture.overscan and _section(shot, "DATASEC")) or (0, 0, 0, 0)
+    bias = plane[:, :0]
+    if 0 < x1 <= x2 <= plane.shape[1] and 0 < y1 <= y2 <= len(plane):
+        # The overscan lies behind the data; its outermost columns do not count.
+        plane, bias = plane[y1 - 1 : y2, x1 - 1 : x2], plane[y1 - 1 : y2, x2 + 1 : -1]
+    x1, x2, y1, y2 = (picture.layout == "DETSEC" and _section(shot, "DETSEC")) or LAST
+    flips = (-1 if y1 > y2 else 1, -1 if x1 > x2 else 1)
+    return Tile(plane, bias, flips, -1 if isinstance(scale, int | float) and scale < 0 else 1)
+
+
+def preview(rows: Rows, stretch: Stretch = "asinh", turn: Turn = None) -> bytes:
+    """Return a gray JPEG of about 1024 pixels a side at most.
 
     Row 0 is at the bottom, as FITS viewers show it.  Of a cube the middle plane is shown, a
-    spectrum is one row, NaN is black.  Of BSCALE and BZERO only a `negative` BSCALE matters.
+    spectrum is one row, NaN is black and so is where no tile lies.
     """
-    while pixels.ndim > 2:
-        pixels = pixels[len(pixels) // 2]
     with np.errstate(all="ignore"):
-        image = _reduce(np.atleast_2d(pixels))
-        gray = _gray(-image if negative else image, stretch)
+        gray = np.rot90(_gray(_paste(rows), stretch), TURNS[turn])
     out = io.BytesIO()
-    Image.fromarray(gray[::-1]).save(out, "JPEG", quality=QUALITY)
+    Image.fromarray(np.ascontiguousarray(gray[::-1])).save(out, "JPEG", quality=QUALITY)
     return out.getvalue()
 
 
-def _reduce(plane: NDArray[Any]) -> Floats:
+def _paste(rows: Rows) -> Floats:
+    """Return the tiles side by side, rows above each other, all in one scale."""
+    width = max(sum(tile.plane.shape[1] for tile in row) for row in rows)
+    height = sum(max(len(tile.plane) for tile in row) for row in rows)
+    step = -(-max(width, height) // MAX_SIDE)
+    small = [[_shrink(tile, step) for tile in row] for row in rows]
+    width = max(sum(image.shape[1] for image in row) for row in small)
+    height = sum(max(map(len, row)) for row in small)
+    kind = np.result_type(*(image.dtype for row in small for image in row))
+    whole, y = np.full((height, width), np.nan, kind), 0
+    for row in small:
+        x = 0
+        for image in row:
+            whole[y : y + len(image), x : x + image.shape[1]] = image
+            x += image.shape[1]
+        y += max(map(len, row))
+    return whole
+
+
+def _shrink(tile: Tile, step: int) -> Floats:
+    image = _reduce(tile.plane, step)
+    if tile.bias.size:
+        step = min(step, len(tile.bias))
+        blocks = tile.bias[: len(image) * step].reshape(len(image), step, -1)
+        dark = blocks[:, :: max(1, step // 2)].reshape(len(image), -1)
+        median = np.median(dark.astype(image.dtype), axis=1, keepdims=True)
+        image -= np.where(np.isfinite(median), median, 0)
+    return tile.sign * image[:: tile.flips[0], :: tile.flips[1]]
+
+
+def _reduce(plane: NDArray[Any], step: int) -> Floats:
     # A pixel is the mean of four spread over its block: that takes 5 ms at 38 MB, the
     # mean of the whole block 40.
-    step = -(-max(plane.shape) // MAX_SIDE)
     kind = np.result_type(plane.dtype.newbyteorder("="), np.float32)
     if step == 1:
         return plane.astype(kind)

@@ -10,7 +10,7 @@ from koa_shared.contracts import FilePrepared, Finding
 from koa_shared.errors import FrameFault
 from koa_shared.ids import safe_name
 
-from ..preview import PreviewSpec, preview
+from ..preview import Shot, pictures, preview
 from ..rules import Frame, Outcome
 from .metadata import Column, metadata_table
 from .tables import extension_text, noting, warning
@@ -87,17 +87,16 @@ def read_header(raw: bytes) -> fits.Header:
     return fits.Header(fits.read_cards(raw.rstrip()[: -len("END")]))
 
 
-def preview_products(frame: Frame, spec: PreviewSpec) -> tuple[list[Content], list[Finding]]:
-    """Return the preview of the first image; what can't be drawn is a finding."""
+def preview_products(frame: Frame) -> tuple[list[Content], list[Finding]]:
+    """Return the previews the instrument has; what can't be drawn is a finding."""
     koaid, made, findings = frame.identity.koaid, list[Content](), list[Finding]()
-    with noting(findings, "MAKE_JPG_ERROR", "preview", "no preview"):
-        for hdu in () if koaid.endswith(spec.skip) else frame.hdus:
-            if (pixels := fits.pixels(frame.data, hdu)) is not None:
-                scale = hdu.header.get("BSCALE")
-                negative = isinstance(scale, int | float) and scale < 0
-                jpeg = preview(pixels, spec.stretch, negative=negative)
-                made.append(Content(f"{koaid}.jpg", "preview", (jpeg,)))
-                break
+    for picture in filter(lambda one: frame.holds(one.when), frame.instrument.preview):
+        with noting(findings, "MAKE_JPG_ERROR", "preview", f"no preview{picture.name}"):
+            images = ((n, hdu, fits.pixels(frame.data, hdu)) for n, hdu in enumerate(frame.hdus))
+            shots = [Shot(n, hdu, pixels) for n, hdu, pixels in images if pixels is not None]
+            for end, rows in pictures(picture, shots):
+                jpeg = preview(rows, picture.stretch, picture.turn)
+                made.append(Content(f"{koaid}{end}.jpg", "preview", (jpeg,)))
     return made, findings
 
 

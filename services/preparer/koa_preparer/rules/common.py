@@ -5,8 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from itertools import starmap
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from koa_shared.fits import Value
 from koa_shared.instruments import Expression
@@ -16,6 +18,11 @@ from .frame import Effects, Extra, Frame, Note, Set, sets
 from .registry import NULL, Choices, Table, rule
 
 VERSION = version("koa-rti")
+STATISTICS = (("MN", "Mean"), ("SD", "Standard deviation"), ("MD", "Median"))
+NONE = (None,) * len(STATISTICS)
+NUMBERS = {*range(100)}  # of CCDs and amplifiers
+Box = tuple[Expression, Expression, Expression, Expression]  # x1, x2, y1, y2, from 0; x2 is outside
+Boxes = dict[Annotated[str, Field(pattern="^[A-Z]{2}$")], Box]
 WINDOW = 10  # pixels on both sides of the centre, and left out at both ends (SIG2NOIS)
 
 
@@ -90,30 +97,74 @@ def image_stats(frame: Frame) -> Effects:
 
 
 @rule
-def npixsat(frame: Frame, *, level: Expression, count: str = "NPIXSAT") -> Effects:
-    """Count the pixels that are `level` or more."""
-    lowest, found = frame.compute(level), frame.statistics
-    if not lowest or found is None:
-        yield Note(f"SET_{count}_ERROR", f"No image, or no {level}.")
-    else:
-        yield Set(count, found.count_from(lowest))
+def box_stats(
+    frame: Frame, *, boxes: Boxes, ccd: Expression, amplifier: Expression, amplifiers: int = 0
+) -> Effects:
+    """Statistics of boxes in every image: IM01MN02 is the mean in IM of CCD 1, amplifier 2.
+
+    So many `amplifiers` of CCD 1 are told in any case, null if they are not there (HIRES).
+    """
+    parts: dict[tuple[float | None, float | None], Frame | None]
+    parts = {(1, number): None for number in range(1, amplifiers + 1)}
+    parts |= {(part.compute(ccd), part.compute(amplifier)): part for part in frame.images()}
+    for (chip, output), part in parts.items():
+        for box, edges in boxes.items() if {chip, output} <= NUMBERS else ():
+            numbers = part and _measured(part, edges)
+            if part and not numbers:
+                yield Note("SET_IMAGE_STATS_ERROR", f"HDU {part.values['hdu']} has no {box}.")
+            for (name, what), value in zip(STATISTICS, numbers or NONE, strict=True):
+                keyword = f"{box}{int(chip or 0):02}{name}{int(output or 0):02}"
+                yield Set(keyword, value, f"{what} of the pixels {box}")
+
+
+def _measured(part: Frame, edges: Box) -> tuple[float, ...]:
+    """Return mean, standard deviation and median, nothing if the box leaves the image."""
+    x1, x2, y1, y2 = (-1 if n is None else int(n) for n in map(part.compute, edges))
+    found = part.statistics
+    if found is None or found.raw.ndim != 2:
+        return ()
+    if not (0 <= x1 < x2 <= found.raw.shape[1] and 0 <= y1 < y2 <= len(found.raw)):
+        return ()
+    with np.errstate(all="ignore"):
+        box = found.raw[y1:y2, x1:x2].astype(np.float64) * found.scale + found.zero
+        return tuple(round(float(n), 2) for n in (box.mean(), box.std(), np.median(box)))
 
 
 @rule
-def sig2nois(frame: Frame) -> Effects:
-    """SIG2NOIS: root of the range of row medians near the centre."""
-    found = frame.statistics
-    if found is None or found.raw.ndim != 2 or min(found.raw.shape) <= 2 * WINDOW:
-        yield Note("SET_SIG2NOIS_ERROR", "The primary HDU holds no image to measure.")
+def npixsat(
+    frame: Frame, *, level: Expression, count: str = "NPIXSAT", mosaic: bool = False
+) -> Effects:
+    """Count the pixels that are `level` or more; in a `mosaic` all images are counted."""
+    lowest, parts = frame.compute(level), frame.images() if mosaic else [frame]
+    found = [part.statistics for part in parts if part.statistics]
+    if not lowest or not found:
+        yield Note(f"SET_{count}_ERROR", f"No image, or no {level}.")
+    else:
+        yield Set(count, sum(statistics.count_from(lowest) for statistics in found))
+
+
+@rule
+def sig2nois(
+    frame: Frame, *, hdu: Expression = "0", centre: Expression = "NAXIS2 / 2", along_x: bool = False
+) -> Effects:
+    """SIG2NOIS: root of the range of medians, one for each row (or, `along_x`, each column).
+
+    They are of the 20 pixels around `centre`; as in production that of a row is half the
+    number of rows.
+    """
+    number = frame.compute(hdu)
+    part = next((part for part in frame.images() if part.values["hdu"] == number), frame)
+    found, at = part.statistics, part.compute(centre)
+    if found is None or at is None or found.raw.ndim != 2 or min(found.raw.shape) <= 2 * WINDOW:
+        yield Note("SET_SIG2NOIS_ERROR", f"HDU {number} holds no image to measure.")
         return
-    # As in production the centre along a row is half the number of rows.
-    centre = found.raw.shape[0] // 2
-    part = found.raw[WINDOW:-WINDOW, centre - WINDOW : centre + WINDOW]
-    if not part.size:
+    raw, first = found.raw.T if along_x else found.raw, int(at) - WINDOW
+    pixels = raw[WINDOW:-WINDOW, max(0, first) : max(0, first + 2 * WINDOW)]
+    if not pixels.size:
         yield Set("SIG2NOIS", None)
         return
     with np.errstate(all="ignore"):
-        flux = np.median(part.astype(np.float64) * found.scale + found.zero, axis=1)
+        flux = np.median(pixels.astype(np.float64) * found.scale + found.zero, axis=1)
         yield Set("SIG2NOIS", float(np.fix(np.sqrt(abs(flux.max() - flux.min())))))
 
 

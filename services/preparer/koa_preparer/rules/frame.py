@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -184,11 +184,21 @@ class Frame(View):
     facts: Facts
     data: Buffer
 
+    image: Hdu | None = None  # whose statistics are asked for, else the primary HDU's
+
     @cached_property
     def statistics(self) -> Statistics | None:
-        """Statistics of the primary image, None if there is none."""
-        raw, header = pixels(self.data, self.hdus[0]), self.hdus[0].header
+        """Statistics of an image, None if there is none."""
+        hdu = self.image or self.hdus[0]
+        raw, header = pixels(self.data, hdu), hdu.header
         known = {"scale": header.get("BSCALE"), "zero": header.get("BZERO")}
         # A text is none: the preview does not read it either.
         told = {key: float(n) for key, n in known.items() if isinstance(n, int | float)}
         return None if raw is None else Statistics(raw, **told)
+
+    def images(self) -> Iterator["Frame"]:
+        """Yield a frame for each image; `hdu` is its number, its own keywords come first."""
+        for number, hdu in enumerate(self.hdus):
+            if pixels(self.data, hdu) is not None:
+                own = {card.keyword: card.value for card in reversed(hdu.header.cards)}
+                yield replace(self, image=hdu, values=self.values | own | {"hdu": number})

@@ -31,7 +31,6 @@ from ..metrics import PreparerMetrics
 from ..pipeline import frame as make
 from ..pipeline.frame import Content, Digests
 from ..pipeline.metadata import Column
-from ..preview import PreviewSpec
 from ..providers import Facts, Night
 from ..providers.gather import CachedProvider, gather_facts
 from ..rules import (
@@ -199,8 +198,7 @@ class Worker:
             group.create_task(self.db.write(self.store.transferring, job, times, **fixed))
             shelf = Shelf(self, group, f"{row.frame_id}/{row.generation}/{job.token}")
             main = group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
-            spec = PreviewSpec.model_validate(self.instruments[row.instrument].preview)
-            drawing = group.create_task(think(make.preview_products, frame, spec))
+            drawing = group.create_task(think(make.preview_products, frame))
             columns = self.columns[row.instrument]
             small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
             pictures, odd = await drawing
