@@ -102,8 +102,10 @@ async def _camera(plan: Plan, dome: Dome, keywords: Keywords, source: str, slow:
     chance = random.Random(f"{plan.seed} {source}")
     kinds = dome.kinds(source)
     weights = [kind.weight for kind in kinds.values()]
+    wait = plan.cadence  # every camera is seen soon, the slow ones, too
     while True:
-        await asyncio.sleep(slow * plan.cadence * chance.uniform(0.5, 1.5))
+        await asyncio.sleep(wait * chance.uniform(0.5, 1.5))
+        wait = plan.cadence * slow
         burst = chance.random() < plan.burst
         for _ in range(max(1, int(plan.burst_size / slow)) if burst else 1):
             kind = chance.choices(list(kinds), weights)[0]
