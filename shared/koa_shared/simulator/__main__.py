@@ -126,7 +126,7 @@ def kinds() -> None:
     """List what can be shot."""
     for name, template in templates().items():
         for source in template.camera:
-            print(f"{name:6} {source:11} {' '.join(template.kinds(source))}")
+            print(f"{name:7} {source:12} {' '.join(template.kinds(source))}")
 
 
 async def _print(control: Path, request: Shoot, *, as_json: bool) -> None:

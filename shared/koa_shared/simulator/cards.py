@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BLOCK", "Value", "checksummed", "header", "padding"]
+__all__ = ["BLOCK", "Card", "Value", "checksummed", "header", "padding"]
 
 BLOCK = 2880
 Value = str | int | float | bool
@@ -30,7 +30,7 @@ def padding(size: int, fill: bytes = b"\0") -> bytes:
 
 def checksummed(cards: Mapping[str, Card], data: np.ndarray[Any, np.dtype[Any]]) -> bytes:
     """Return the header with valid CHECKSUM and DATASUM cards for its data unit."""
-    datasum = _sum(data.data.cast("B"))
+    datasum = _sum(data.data.cast("B")) if data.size else 0
     full = {
         **cards,
         "CHECKSUM": ("0" * 16, "of this HDU"),

@@ -69,11 +69,11 @@ class Clock:
         """Take a time out, with all before it."""
         self._last[instrument] = max(used, self._last.get(instrument, used))
 
-    def next(self, instrument: str, now: datetime) -> datetime:
+    def next(self, instrument: str, now: datetime, step: timedelta = HUNDREDTH) -> datetime:
         """Return the next free start time, `now` or shortly after."""
         at = now.replace(microsecond=now.microsecond // 10_000 * 10_000)
         if instrument in self._last:
-            at = max(at, self._last[instrument] + HUNDREDTH)
+            at = max(at, self._last[instrument] + step)
         if at.microsecond < 100_000:
             at = at.replace(microsecond=100_000)
         self._last[instrument] = at
@@ -160,7 +160,9 @@ class Dome:
     async def _expose(self, order: Order, put: Put) -> Entry:
         source, instrument = self._sources[order.source]
         async with self._locks[order.source]:
-            at = self._clock.next(instrument, datetime.now(UTC))
+            whole = templates()[instrument].camera[order.source].whole_seconds
+            step = timedelta(seconds=1) if whole else HUNDREDTH
+            at = self._clock.next(instrument, datetime.now(UTC), step)
             exposure = await asyncio.to_thread(self._build, order, at)
             await asyncio.to_thread(self._ledger.begun, exposure, at, order.fault)
             tell = partial(self._broadcast, source, exposure, put)

@@ -11,16 +11,16 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from ..ids import koaid, normal_path
-from .cards import BLOCK, Value, checksummed, header, padding
+from .cards import Card, Value
 from .faults import FAULTS
-from .pixels import pixels
+from .hdus import Data, Detector, units
 from .sky import mjd, pointing
 
 __all__ = [
@@ -34,32 +34,27 @@ __all__ = [
     "templates",
 ]
 
-MIN_SIDE = 16  # pixels; below that there is no image to speak of
 WRITE = 4 * 2**20  # bytes a time, as an instrument's writer does
-EVENTS = 12  # rows of the table that some KCWI frames carry
+HERE = Path(__file__).parent
 
 
-class Data(BaseModel):
-    """A frozen table of a template; a key nobody knows is a mistake."""
+class Camera(Detector):
+    """One source's detector: names, shape and own cards.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Camera(Data):
-    """One source's detector: names, shape and own cards."""
+    `folder` comes behind the night's directory; `whole_seconds` is a clock without
+    fractions; `without` are cards of the template that this one does not write.
+    """
 
     prefix: str
     suffix: str = ""
     file: str
-    axes: tuple[int, ...]
-    bitpix: int
-    extension: tuple[int, ...] | None = None
-    table: bool = False
-    checksum: bool = False
+    folder: str = ""
     bare_outdir: bool = False
+    whole_seconds: bool = False
     auto: bool = True
     kinds: tuple[str, ...] = ()
-    cards: dict[str, Value] = {}
+    cards: dict[str, Value] = Field(default={})
+    without: tuple[str, ...] = ()
 
 
 class Kind(Data):
@@ -70,12 +65,13 @@ class Kind(Data):
     weight: int = 1
     position: str = "sky"
     only: bool = False
-    cards: dict[str, Value] = {}
+    cards: dict[str, Value] = Field(default={})
 
 
 class Template(Data):
-    """One instrument of the simulator."""
+    """One instrument of the simulator; `dcs` is the telescope whose cards it has, too."""
 
+    dcs: Literal[1, 2] | None = None
     program: str
     observer: str
     account: str
@@ -162,8 +158,15 @@ class Exposure:
 @lru_cache(maxsize=1)
 def templates() -> dict[str, Template]:
     """Return the instruments that can be simulated, by name."""
-    files = sorted((Path(__file__).parent / "templates").glob("*.toml"))
+    files = sorted((HERE / "templates").glob("*.toml"))
     return {f.stem: Template.model_validate(tomllib.loads(f.read_text())) for f in files}
+
+
+@lru_cache(maxsize=2)
+def _dcs(telescope: int) -> dict[str, Any]:
+    """Return the cards of a telescope's own server."""
+    cards: dict[str, Any] = tomllib.loads((HERE / "telescope.toml").read_text())
+    return {"TELESCOP": ["Keck " + "I" * telescope, "telescope"], **cards}
 
 
 def build(instrument: str, request: Request) -> Exposure:
@@ -174,11 +177,10 @@ def build(instrument: str, request: Request) -> Exposure:
     rng = np.random.default_rng([request.seed, crc32(request.source.encode()), request.frameno])
     facts = _facts(template, request, rng, kind.position)
     cards = _cards(template, request, facts, rng)
-    units = _units(camera, kind, cards, request.size, rng)
+    parts = units(camera, (kind.scene, kind.level), cards, request.size, rng)
     fault = FAULTS[request.fault] if request.fault else None
     if fault is not None:
-        data = b"".join(units)
-        units = [fault.spoil(data, len(units[-1]))]
+        parts = [fault.spoil(b"".join(parts), len(parts[-1]))]
     plain = fault is None and not request.cards
     return Exposure(
         instrument,
@@ -189,7 +191,7 @@ def build(instrument: str, request: Request) -> Exposure:
         str(facts["outfile"]),
         str(facts["name"]),
         _koaid(camera, request.at) if plain else None,
-        tuple(memoryview(unit).cast("B") for unit in units),
+        tuple(memoryview(unit).cast("B") for unit in parts if len(unit)),
     )
 
 
@@ -201,7 +203,7 @@ def path_of(instrument: str, request: Request) -> str:
 
 def _names(template: Template, request: Request) -> dict[str, Value]:
     at, camera = request.at, template.camera[request.source]
-    day = {"yymmdd": f"{at:%y%m%d}", "frameno": request.frameno}
+    day = {"yymmdd": f"{at:%y%m%d}", "frameno": request.frameno, "koaid": _koaid(camera, at)}
     name = camera.file.format(**day)
     root = "" if camera.bare_outdir else "/s"
     account = request.account or template.account
@@ -209,13 +211,14 @@ def _names(template: Template, request: Request) -> dict[str, Value]:
         "name": name,
         "stem": name.removesuffix(".fits"),
         "outfile": camera.file.partition("{frameno")[0].format(**day),
-        "outdir": f"{root}/{template.disk}/{account}/{at:%Y%b%d}".lower(),
+        "outdir": f"{root}/{template.disk}/{account}/{at:%Y%b%d}".lower() + camera.folder,
         "frameno": request.frameno,
     }
 
 
 def _koaid(camera: Camera, at: datetime) -> str:
-    cut = at.replace(microsecond=at.microsecond // 10_000 * 10_000)
+    step = 1_000_000 if camera.whole_seconds else 10_000
+    cut = at.replace(microsecond=at.microsecond // step * step)
     return koaid(camera.prefix, cut.date(), cut.time(), camera.suffix)
 
 
@@ -227,12 +230,13 @@ def _facts(
     iso = at.isoformat(timespec="milliseconds").replace("+00:00", "")
     end = (at + timedelta(milliseconds=900)).isoformat(timespec="milliseconds")
     return {
-        **pointing(position, at, rng),
+        **pointing(position, at, rng, template.dcs or 2),
         **_names(template, request),
         "date_obs": f"{at:%Y-%m-%d}",
         "ut": f"{at:%H:%M:%S}.{at.microsecond // 10_000:02}",
         "date_beg": iso,
         "date_end": end.replace("+00:00", ""),
+        "second": f"{at:%Y-%m-%dT%H:%M:%S}",
         "mjd": round(mjd(at), 6),
         "observer": template.observer,
         "program": template.program if request.program is None else request.program,
@@ -244,16 +248,16 @@ def _cards(
     request: Request,
     facts: Mapping[str, Value],
     rng: np.random.Generator,
-) -> dict[str, tuple[Value, str]]:
+) -> dict[str, Card]:
     """Return the cards by keyword: template, then camera, kind, fault and request."""
-    cards: dict[str, tuple[Value, str]] = {}
-    for key, entry in template.cards.items():
+    cards: dict[str, Card] = {}
+    camera = template.camera[request.source]
+    for key, entry in {**(_dcs(template.dcs) if template.dcs else {}), **template.cards}.items():
         value, comment = entry if isinstance(entry, list) else (entry, "")
-        cards[key] = (_filled(value, facts, rng), str(comment))
-    changes: dict[str, Any] = {
-        **template.camera[request.source].cards,
-        **template.kind[request.kind].cards,
-    }
+        if key not in camera.without:
+            cards[key] = (_filled(value, facts, rng), str(comment))
+    own = {**camera.cards, **template.kind[request.kind].cards}
+    changes: dict[str, Any] = {key: _filled(value, facts, rng) for key, value in own.items()}
     if request.program:
         changes["PROGNAME"] = request.program
     if request.fault:
@@ -272,67 +276,3 @@ def _filled(value: Value, facts: Mapping[str, Value], rng: np.random.Generator) 
     if value.startswith("{") and value.endswith("}") and value[1:-1] in facts:
         return facts[value[1:-1]]
     return value.format(**facts)
-
-
-def _units(
-    camera: Camera,
-    kind: Kind,
-    cards: Mapping[str, tuple[Value, str]],
-    size: int | None,
-    rng: np.random.Generator,
-) -> list[Any]:
-    """Return header, data and fill of each HDU in turn; the last one is fill."""
-    shapes = [camera.axes, *([camera.extension] if camera.extension else [])]
-    scale = 1.0
-    if size is not None:
-        whole = sum(int(np.prod(axes)) for axes in shapes) * abs(camera.bitpix) // 8
-        blocks = 2 * len(shapes) + (2 if camera.table else 0)  # headers and fill
-        rest = size - len(header(cards)) - BLOCK * (blocks - 1)
-        scale = (max(rest, 1) / whole) ** 0.5
-    units: list[Any] = []
-    for number, axes in enumerate(shapes):
-        shape = (*(max(MIN_SIDE, int(a * scale)) for a in axes[:2]), *axes[2:])
-        scene = "none" if number else kind.scene
-        image = pixels(shape[::-1], camera.bitpix, kind.level, scene, rng)
-        own: dict[str, tuple[Value, str]] = {"EXTNAME": ("READS", "")} if number else dict(cards)
-        more = bool(camera.table or camera.extension)
-        full = _structure(shape, camera.bitpix, extend=None if number else more) | own
-        head = checksummed(full, image) if camera.checksum and not number else None
-        units += [head or header(full), image, padding(image.nbytes)]
-    return units + (_table() if camera.table else [])
-
-
-def _structure(
-    axes: tuple[int, ...], bitpix: int, *, extend: bool | None
-) -> dict[str, tuple[Value, str]]:
-    """Return the mandatory cards; `extend` None is an extension's."""
-    first: tuple[str, Value] = ("SIMPLE", True)
-    last: dict[str, Value] = {"EXTEND": extend} if extend is not None else {}
-    if extend is None:
-        first, last = ("XTENSION", "IMAGE"), {"PCOUNT": 0, "GCOUNT": 1}
-    sides = {f"NAXIS{i}": side for i, side in enumerate(axes, 1)}
-    values = dict([first]) | {"BITPIX": bitpix, "NAXIS": len(axes)} | sides | last
-    return {key: (value, "") for key, value in values.items()}
-
-
-def _table() -> list[bytes]:
-    """Return a small binary table: what the detector server did, and when."""
-    columns = {"EVENT": "16A", "SECONDS": "E", "COUNT": "J"}
-    row = np.dtype([("EVENT", "S16"), ("SECONDS", ">f4"), ("COUNT", ">i4")])
-    rows = np.zeros(EVENTS, row)
-    rows["EVENT"], rows["SECONDS"] = b"shutter", np.arange(EVENTS)
-    values: dict[str, Value] = {
-        "XTENSION": "BINTABLE",
-        "BITPIX": 8,
-        "NAXIS": 2,
-        "NAXIS1": row.itemsize,
-        "NAXIS2": EVENTS,
-        "PCOUNT": 0,
-        "GCOUNT": 1,
-        "TFIELDS": len(columns),
-    }
-    for number, (name, form) in enumerate(columns.items(), 1):
-        values |= {f"TTYPE{number}": name, f"TFORM{number}": form}
-    values["EXTNAME"] = "Exposure Events"
-    data = rows.tobytes()
-    return [header({k: (v, "") for k, v in values.items()}), data, padding(len(data))]

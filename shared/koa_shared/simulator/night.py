@@ -12,12 +12,14 @@ import structlog
 from ..instruments import load_instruments
 from .control import serve
 from .dome import Dome, Order
-from .frames import templates
+from .frames import Camera, templates
 from .ioc import Keywords
 
-__all__ = ["Plan", "observe"]
+__all__ = ["Plan", "observe", "slowness"]
 
 logger = structlog.get_logger("koa_simulator")
+
+QUICK = 10e6  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,9 @@ class Plan:
     """What a run does.
 
     `cadence` is the mean time between exposures of one camera in seconds, 0 for none
-    but on demand; with the chance `burst`, `burst_size` come at once.  `size` is in
-    bytes, None the real one.
+    but on demand; with the chance `burst`, `burst_size` come at once.  Frames above
+    QUICK come slower in proportion, and in smaller bursts: long exposures fill large
+    detectors.  `size` is in bytes, None the real one.
     """
 
     root: Path
@@ -86,17 +89,25 @@ async def _run(plan: Plan, dome: Dome, keywords: Keywords, instrument: str) -> N
     async with asyncio.TaskGroup() as cameras:
         for source, camera in template.camera.items():
             if camera.auto:
-                cameras.create_task(_camera(plan, dome, keywords, source))
+                slow = slowness(camera, plan.size)
+                cameras.create_task(_camera(plan, dome, keywords, source, slow))
 
 
-async def _camera(plan: Plan, dome: Dome, keywords: Keywords, source: str) -> None:
+def slowness(camera: Camera, size: int | None) -> float:
+    """Return how many cadences there are from one exposure of a camera to the next."""
+    return max(1.0, (size or camera.size) / QUICK)
+
+
+async def _camera(plan: Plan, dome: Dome, keywords: Keywords, source: str, slow: float) -> None:
     chance = random.Random(f"{plan.seed} {source}")
     kinds = dome.kinds(source)
     weights = [kind.weight for kind in kinds.values()]
+    wait = plan.cadence  # every camera is seen soon, the slow ones, too
     while True:
-        await asyncio.sleep(plan.cadence * chance.uniform(0.5, 1.5))
+        await asyncio.sleep(wait * chance.uniform(0.5, 1.5))
+        wait = plan.cadence * slow
         burst = chance.random() < plan.burst
-        for _ in range(plan.burst_size if burst else 1):
+        for _ in range(max(1, int(plan.burst_size / slow)) if burst else 1):
             kind = chance.choices(list(kinds), weights)[0]
             order = Order(source=source, kind=kind, size=plan.size)
             try:

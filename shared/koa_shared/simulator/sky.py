@@ -14,7 +14,7 @@ LATITUDE, LONGITUDE = 19.8266, -155.4747  # degrees, Keck
 J2000 = datetime(2000, 1, 1, 12, tzinfo=UTC)
 # Where a telescope stands by day, and looks at the dome-flat screen (facts 3.10).
 STOW = (45.0, 58.0)
-DOME_EL, DOME_OFFSET = 45.0, 88.0
+DOME_EL, DOME_OFFSET = {1: 67.0, 2: 45.0}, 88.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,15 @@ def mjd(at: datetime) -> float:
     return 51544.5 + (at - J2000).total_seconds() / 86400
 
 
-def pointing(position: str, at: datetime, rng: np.random.Generator) -> dict[str, Value]:
+def pointing(
+    position: str, at: datetime, rng: np.random.Generator, telescope: int = 2
+) -> dict[str, Value]:
     """Return the telescope's keywords at `position`: sky, dome or stow."""
     lst = (280.46061837 + 360.98564736629 * (mjd(at) - 51544.5) + LONGITUDE) % 360
     if position == "sky":
         where = _from_sky(lst, float(rng.uniform(-35, 35)), float(rng.uniform(-10, 50)))
     else:
-        el, az = (DOME_EL, 90.0) if position == "dome" else STOW
+        el, az = (DOME_EL[telescope], 90.0) if position == "dome" else STOW
         where = Direction(az, el, (lst + 20) % 360, 45.0, lst)
     tracking = position == "sky"
     dome = where.az + (DOME_OFFSET if position == "dome" else 0.2)
