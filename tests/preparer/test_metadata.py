@@ -15,7 +15,7 @@ from koa_preparer.pipeline.metadata import (
     read_keyword_table,
 )
 from koa_preparer.providers import Facts
-from koa_preparer.rules import Frame, Outcome, core_metadata
+from koa_preparer.rules import Frame, Outcome, core_metadata, run_rules
 from koa_preparer.rules.catalogue import COLUMNS
 from koa_preparer.rules.frame import Identity
 from koa_shared.contracts import Severity
@@ -298,6 +298,28 @@ def test_real_nires_table_is_made_again_byte_for_byte() -> None:
     was |= {"GUIDFWHM": {"width": 16}, "FILESIZE_MB": {"nulls_allowed": False}}
     then = [column.model_copy(update=was.get(column.keyword)) for column in columns]
     assert metadata_table(values, then) == (old, [])
+
+
+@needs_sample
+def test_real_nires_frame_gives_the_archives_row(maker: Any, dump: Any) -> None:
+    """From the raw header through the rules; the pixels and the night are made up."""
+    raw = dump("NIRES/NR.20190615.12571.36_from_metadata.txt").raw
+    frame = maker.frame("NIRES", raw, "/s/sdata1500/nires9/2019jun15/s190615_0020.fits")
+    outcome = run_rules(frame, frame.instrument.rules)
+    columns = columns_of("NIRES", TABLES)
+    [_, table], findings = small_products(frame, outcome, columns, 18_904_300)
+    assert table.name == "NR.20190615.12571.36.metadata.table"
+    old, widths = SAMPLE.read_text().splitlines(), [column.size for column in columns]
+    then = split(old[4], [len(part) for part in old[0][1:-1].split("|")])
+    lines = b"".join(table.buffers).decode("ascii").split("\n")
+    assert [len(line) for line in lines] == [6538, 6538, 6538, 6538, 6537, 0]  # facts 3.8
+    pairs = zip(columns, then, split(lines[4], widths), strict=True)
+    other = {column.keyword for column, was, now in pairs if was != now}
+    made_up = {"IMAGEMN", "IMAGESD", "IMAGEMD", "DQA_DATE", "DQA_VERS", "OA"}
+    made_up |= {"PROGPI", "PROGINST", "PROGTITL"}  # nobody tells about the proposal
+    lost = {"CHNAME9", "DTHCOORD"}  # the dump lacks a leading blank and a blank card
+    assert other == made_up | lost
+    assert [finding.code for finding in findings] == []
 
 
 def test_five_lines_typed_from_facts_8_2() -> None:
