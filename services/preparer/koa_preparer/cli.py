@@ -51,9 +51,9 @@ def check(directory: Directory) -> None:
     if not names:
         raise failed(f"{directory} holds no *.toml")
     for name in names:
-        instrument, columns = found[name]
+        instrument, _ = found[name]
         prefixes = " ".join(prefix.prefix for prefix in instrument.naming.prefixes)
-        counts = f"{len(instrument.rules)} rules, {len(columns)} columns"
+        counts = f"{len(instrument.sources)} sources, {len(instrument.rules)} rules"
         typer.echo(f"{name} is right: prefix {prefixes or '-'}, {counts}")
 
 
@@ -78,8 +78,10 @@ def dry_run(directory: Directory, frames: Frames, as_json: Json = False) -> None
     if as_json:
         typer.echo(to_json(rows, indent=2))
         return
+    if not rows:
+        typer.echo("These files say the same as those that run.")
     for row in rows:
-        typer.echo(f"{row['frame']} as {row['instrument']}: {len(row['changes'])} changes")
+        typer.echo(f"{row['frame']} as {row['instrument']}{'' if row['changes'] else ': the same'}")
         for key, pair in row["changes"].items():
             was, becomes = ("-" if value is None else value for value in pair)
             typer.echo(f"  {key:<24} {was} -> {becomes}")
