@@ -25,6 +25,12 @@ class InstrumentError(Exception):
     """An instrument file can't be used."""
 
 
+def explain(error: ValidationError) -> str:
+    """Return a line for each thing that is wrong, with its place."""
+    places = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+    return "\n".join(f"  {place}: {message}" for place, message in places)
+
+
 def compute(expression: str, number: Callable[[str], float | None]) -> float | None:
     """Return the value of an expression over the numbers of keywords, None if it has none."""
     try:
@@ -68,6 +74,20 @@ def fields_of(template: str) -> tuple[str, ...]:
     return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
 
 
+def _fillable(template: str) -> str:
+    try:
+        template.format_map(dict.fromkeys(fields_of(template), ""))
+    except (ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"{template!r} can't be filled: {error!r}") from error
+    return template
+
+
+Template = Annotated[str, AfterValidator(_fillable)]
+# A keyword that rules set, or a name in lower case for later rules.
+Name = Annotated[str, Field(pattern=r"^([A-Z0-9_-]{1,8}|[a-z][a-z0-9_]*)$")]
+Scalar = bool | int | float | str
+
+
 class Data(BaseModel):
     """A frozen table of a TOML file; a key nobody knows is a mistake."""
 
@@ -88,7 +108,7 @@ class Source(Data):
     service: str
     keyword: str
     required: str | None = None
-    path: str = "{value}"
+    path: Template = "{value}"
     heartbeat: Heartbeat | None = None
     test: bool = False  # heard only when named
 
@@ -106,7 +126,7 @@ class PathRules(Data):
     """Which announced paths are looked at (facts 1.2 steps 7 and 8, 2.6)."""
 
     contains_one_of: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()  # patterns
+    ignore: tuple[re.Pattern[str], ...] = ()
     reject: tuple[str, ...] = ()  # frames under such a path end INVALID (FILEPATH_REJECT)
 
     def refusal(self, path: str) -> str | None:
@@ -130,6 +150,8 @@ Test = bool | int | float | str | Range | tuple[str | int | float, ...]
 
 def _numbers_of_expressions(when: dict[str, Test]) -> dict[str, Test]:
     for key, test in when.items():
+        if key[:1] in ("", "@") and not (key and isinstance(test, bool)):
+            raise ValueError(f"{key!r} is asked for as {test!r}, but a flag is true or false")
         if isinstance(test, Range | int | float) and not isinstance(test, bool):
             _computable(key)
     return when
@@ -142,7 +164,7 @@ class Prefix(Data):
     """A KOAID prefix and when it is the one; `suffix`, a template, comes behind the KOAID."""
 
     prefix: str = Field(pattern=r"^[A-Z][A-Z0-9]$")
-    suffix: str = Field(default="", pattern=r"^(_|$)")
+    suffix: Template = Field(default="", pattern=r"^(_|$)")
     when: When = {}
 
 
@@ -156,7 +178,7 @@ class Case(Data):
     copy_of: str | None = Field(default=None, alias="copy")
     match: re.Pattern[str] | None = None
     expr: Expression | None = None
-    text: str | None = None
+    text: Template | None = None
     when: When = {}
 
     @model_validator(mode="after")
@@ -179,7 +201,7 @@ class Naming(Data):
     instrume_was: str | None = None
     utc: tuple[str, ...] = ("UTC",)
     instant: tuple[Case, ...] = ()
-    ofname: tuple[str, ...] = ("{OFNAME}",)
+    ofname: tuple[Template, ...] = ("{OFNAME}",)
     koaid_from: str | None = None  # keyword of a name that is a KOAID
 
 
@@ -235,9 +257,9 @@ class Instrument(Data):
     programs: Programs = Programs()
     flags: dict[str, tuple[When, ...]] = {}  # `@name` in a condition: any of these
     # Keyword to its cases; the first that holds and has a value counts.
-    choices: dict[str, tuple[Case, ...]] = Field(alias="choose", default={})
+    choices: dict[Name, tuple[Case, ...]] = Field(alias="choose", default={})
     rules: tuple[RuleCall, ...] = ()
-    tables: dict[str, dict[str, dict[str, Any]]] = {}  # table to row to what it tells
+    tables: dict[str, dict[str, dict[Name, Scalar]]] = {}  # table to row to what it tells
     wave_unit: Literal["angstrom", "micron", "nm"] | None = None
     catalogue: dict[str, tuple[str, ...]] = {}  # core column to the keywords it is read from
     columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
@@ -262,6 +284,8 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
     What a file does not say is as `data/defaults.toml` says it.  Raises InstrumentError,
     with the file's name, when anything can't be used.
     """
+    if extra and not extra.is_dir():
+        raise InstrumentError(f"{extra} is no directory")
     files = {
         f.name: f for d in (DATA / "instruments", extra) if d for f in sorted(d.glob("*.toml"))
     }
@@ -271,7 +295,9 @@ def load_instruments(extra: Path | None = None) -> dict[str, Instrument]:
             data = DEFAULTS | tomllib.loads(path.read_text())
             tables = {k: DEFAULTS.get(k, {}) | v for k, v in data.items() if isinstance(v, dict)}
             found = Instrument.model_validate(data | tables)
-        except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+        except ValidationError as error:
+            raise InstrumentError(f"{path}:\n{explain(error)}") from error
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InstrumentError(f"{path}: {error}") from error
         if (name := found.name) != path.stem:
             raise InstrumentError(f"{path}: name is {name!r}")

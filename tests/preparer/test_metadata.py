@@ -1,18 +1,26 @@
 """The metadata table, against KOA's tables and the archive's own product."""
 
+import csv
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from koa_preparer.pipeline.frame import small_products
 from koa_preparer.pipeline.metadata import (
     Column,
     columns_of,
     metadata_table,
     read_keyword_table,
 )
+from koa_preparer.providers import Facts
+from koa_preparer.rules import Frame, Outcome, core_metadata, run_rules
+from koa_preparer.rules.catalogue import COLUMNS
+from koa_preparer.rules.frame import Identity
 from koa_shared.contracts import Severity
-from koa_shared.instruments import InstrumentError
+from koa_shared.fits import read_structure
+from koa_shared.instruments import InstrumentError, load_instruments
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 TABLES = SHARED / "keyword-tables"
@@ -155,15 +163,90 @@ def test_core_columns_carry_what_facts_3_3_adds() -> None:
     assert named["DATE-OBS"].input_format == "date"
 
 
+# The values of facts 3.10; KCWI's are its IMTYPE, of the published table's list.
+KINDS = (
+    "fcscal bias dark focus flatlamp arclamp object undefined trace bias_lamp_on dark_lamp_on "
+    "object_lamp_on fpc svc contbars domeflat twiflat solar polcal flatlampoff calib domearc"
+)
+# What an instrument has no keyword for, in the header or of the archive.
+NOT_TOLD = {
+    "camera": {"HIRES", "KPF", "LRIS", "MOSFIRE"},
+    "filter": {"KPF", "LRIS"},
+    "mode": {"GUIDER"},
+    "object": {"GUIDER"},
+    "observer": {"GUIDER"},
+    "spec_res": {"GUIDER", "KPF", "MOSFIRE", "OSIRIS"},
+    "image_mean": {"DEIMOS", "GUIDER", "HIRES", "KPF", "LRIS", "OSIRIS"},
+    "npixsat": {"GUIDER", "KPF"},
+}
+NOT_TOLD |= dict.fromkeys(("image_sd", "image_median"), NOT_TOLD["image_mean"])
+INSTRUMENTS = sorted(set(FACTS_3_8) - {"LWS", "NIRC"})
+
+
+def published(name: str) -> list[dict[str, str]]:
+    path = TABLES / f"KOA_{name}_Keyword_Table.txt"
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_core_columns_take_every_image_type() -> None:
+    kinds = next(c for c in columns_of("ANY") if c.keyword == "KOAIMTYP")
+    assert kinds.check
+    assert set(KINDS.split()) <= set(kinds.discrete)
+
+
+@needs_tables
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_core_columns_cover_what_the_archive_shows_first(name: str) -> None:
+    """TAP_principal marks the columns that KOA shows unasked."""
+    shown = [row["FITSKeyword"] for row in published(name) if row["TAP_principal"] == "Y"]
+    named = {c.keyword: c for c in columns_of(name, None, load_instruments()[name].columns)}
+    assert {keyword for keyword in shown if keyword} <= named.keys()
+    for column in read_keyword_table(TABLES / f"KOA_{name}_Keyword_Table.txt"):
+        core = named.get(column.keyword)
+        text = column.type == "char" and column.keyword != "MJD-OBS"  # DEIMOS: a number as text
+        if core and column.keyword in shown and text:
+            assert core.type in ("char", "date"), f"{column.keyword} holds text"
+            assert core.input_format or core.width >= min(column.width, 32)
+        if not column.nulls_allowed:
+            assert core, f"{column.keyword} is never null and no core column"
+
+
+@needs_tables
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_catalogue_reads_keywords_that_the_instrument_has(name: str) -> None:
+    known = {row["FITSKeyword"] for row in published(name)} | {"UT", "UTC", "KOAIMTYP", "PROGID"}
+    own = load_instruments()[name].catalogue
+    for column, keywords in (pair for kind in COLUMNS.values() for pair in kind.items()):
+        if name not in NOT_TOLD.get(column, ()):
+            assert known.intersection(own.get(column, keywords)), column
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_wavelengths_have_the_unit_of_facts_3_11(maker: Any, make_file: Any, name: str) -> None:
+    microns = ("GUIDER", "MOSFIRE", "NIRC2", "NIRSPEC")
+    unit = "micron" if name in microns else "nm" if name == "OSIRIS" else "angstrom"
+    raw, when = make_file({"WAVEBLUE": 1.5}), datetime(2020, 1, 1, tzinfo=UTC)
+    frame = Frame(
+        hdus=read_structure(raw).hdus, path="/x/f.fits", mtime=when, data=raw,
+        instrument=maker.instruments[name], identity=Identity("XX.20200101.00000.00", when),
+        facts=Facts(prepared_at=when),
+    )  # fmt: skip
+    columns = [column("WAVEBLUE", "double"), *(c for c in columns_of("A") if "UNIT" in c.keyword)]
+    [_, table], _ = small_products(frame, Outcome(), columns, 2880)
+    assert b"".join(table.buffers).decode().splitlines()[4].split() == ["1.5", unit]
+    assert core_metadata(frame, Outcome(), 2880)["wave_unit"] == unit
+
+
 def test_columns_of_an_instrument(tmp_path: Path) -> None:
     own = [
         {"keyword": "RA", "type": "double", "width": 24},
-        {"keyword": "GRATING", "type": "char", "width": 8, "discrete": ["a", "b"]},
+        {"keyword": "LENSLET", "type": "char", "width": 8, "discrete": ["a", "b"]},
     ]
     core = columns_of("ANY")
     columns = columns_of("NEW", tmp_path, own)
     keywords = [c.keyword for c in columns]
-    assert keywords == [c.keyword for c in core] + ["GRATING"]
+    assert keywords == [c.keyword for c in core] + ["LENSLET"]
     assert columns[keywords.index("RA")] == column("RA", "double", 24)
     assert columns[-1].discrete == ("a", "b")
     assert columns_of("NEW", None) == core
@@ -215,6 +298,28 @@ def test_real_nires_table_is_made_again_byte_for_byte() -> None:
     was |= {"GUIDFWHM": {"width": 16}, "FILESIZE_MB": {"nulls_allowed": False}}
     then = [column.model_copy(update=was.get(column.keyword)) for column in columns]
     assert metadata_table(values, then) == (old, [])
+
+
+@needs_sample
+def test_real_nires_frame_gives_the_archives_row(maker: Any, dump: Any) -> None:
+    """From the raw header through the rules; the pixels and the night are made up."""
+    raw = dump("NIRES/NR.20190615.12571.36_from_metadata.txt").raw
+    frame = maker.frame("NIRES", raw, "/s/sdata1500/nires9/2019jun15/s190615_0020.fits")
+    outcome = run_rules(frame, frame.instrument.rules)
+    columns = columns_of("NIRES", TABLES)
+    [_, table], findings = small_products(frame, outcome, columns, 18_904_300)
+    assert table.name == "NR.20190615.12571.36.metadata.table"
+    old, widths = SAMPLE.read_text().splitlines(), [column.size for column in columns]
+    then = split(old[4], [len(part) for part in old[0][1:-1].split("|")])
+    lines = b"".join(table.buffers).decode("ascii").split("\n")
+    assert [len(line) for line in lines] == [6538, 6538, 6538, 6538, 6537, 0]  # facts 3.8
+    pairs = zip(columns, then, split(lines[4], widths), strict=True)
+    other = {column.keyword for column, was, now in pairs if was != now}
+    made_up = {"IMAGEMN", "IMAGESD", "IMAGEMD", "DQA_DATE", "DQA_VERS", "OA"}
+    made_up |= {"PROGPI", "PROGINST", "PROGTITL"}  # nobody tells about the proposal
+    lost = {"CHNAME9", "DTHCOORD"}  # the dump lacks a leading blank and a blank card
+    assert other == made_up | lost
+    assert [finding.code for finding in findings] == []
 
 
 def test_five_lines_typed_from_facts_8_2() -> None:

@@ -133,6 +133,15 @@ HEAD = 'name = "NEW"\nroots = []\n'
         (HEAD + '[flags]\na = [{ "min(X)" = { min = 1 } }]', "'min(X)' can't be computed"),
         (HEAD + "[choose]\nX = [{ when = { Y = 1 } }]", "either `value`, `copy`, `expr` or `text`"),
         (HEAD + 'wave_unit = "inch"', "wave_unit"),
+        (HEAD + '[paths]\nignore = ["("]', "paths.ignore.0"),
+        (HEAD + '[naming]\nofname = ["{A"]', "'{A' can't be filled"),
+        (HEAD + '[naming]\nofname = ["{A:d}"]', "'{A:d}' can't be filled"),
+        (HEAD + '[naming]\nofname = ["{A.b}{}"]', "can't be filled"),
+        (HEAD + "[choose]\nTOOLONGKEY = [{ value = 1 }]", "choose.TOOLONGKEY"),
+        (HEAD + "[tables.a.b]\nX = [1]", "tables.a.b.X"),
+        (HEAD + "[tables.a.b]\nMixed = 1", "tables.a.b.Mixed"),
+        (HEAD + '[flags]\na = [{ X = 1 }]\nb = [{ "@a" = "on" }]', "'@a' is asked for as 'on'"),
+        (HEAD + '[flags]\na = [{ "" = true }]', "'' is asked for"),
         (HEAD + "[programs]\ntarget_info = 3", "target_info"),
     ],
 )
@@ -142,6 +151,20 @@ def test_wrong_file_stops_the_start(tmp_path: Path, text: str, says: str) -> Non
         load_instruments(tmp_path)
     assert "NEW" in str(raised.value)
     assert says in str(raised.value)
+
+
+def test_a_directory_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InstrumentError, match="no directory"):
+        load_instruments(tmp_path / "gone")
+
+
+def test_each_mistake_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "NEW.toml").write_text('name = "NEW"\nroots = 1\nmin_hdus = "many"\n')
+    with pytest.raises(InstrumentError) as raised:
+        load_instruments(tmp_path)
+    head, *lines = str(raised.value).splitlines()
+    assert head == f"{tmp_path}/NEW.toml:"
+    assert [line.split(":")[0] for line in lines] == ["  roots", "  min_hdus"]
 
 
 @pytest.mark.parametrize(

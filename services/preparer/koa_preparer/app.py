@@ -1,6 +1,7 @@
 """Wires the preparer together and starts it."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
@@ -14,16 +15,15 @@ from koa_shared.config import PathMap
 from koa_shared.contracts import utcnow
 from koa_shared.disks import Disks
 from koa_shared.errors import DependencyDown
-from koa_shared.instruments import load_instruments
 from koa_shared.jobs.outbox import Outbox
 from koa_shared.objects import ObjectStore
 
+from . import cli
 from .api import router
 from .config import Config
 from .metrics import PreparerMetrics
-from .pipeline.metadata import columns_of
+from .pipeline.instruments import open_instruments
 from .providers.gather import open_provider
-from .rules import check_rules
 from .store import Store, jobs, outbox
 from .worker import Worker
 from .worker.reading import Reader
@@ -41,15 +41,12 @@ class Preparer(service.Service):
         super().__init__(config, jobs, PreparerMetrics())
         self.events = Outbox(outbox)
         self.store = Store(self.queue, self.events)
-        self.instruments = load_instruments(config.instruments_dir)
-        check_rules(self.instruments)
+        self.instruments, columns = open_instruments(
+            config.instruments_dir, config.keyword_tables_dir
+        )
         self.objects = ObjectStore(config, config.ca_file)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.provider = open_provider(config, self.circuits)
-        columns = {
-            name: columns_of(name, config.keyword_tables_dir, instrument.columns)
-            for name, instrument in self.instruments.items()
-        }
         disks = Disks(self.circuits, PathMap(config.path_map))
         reader = Reader(config, self.db, self.store, disks, self.objects, self.instruments)
         self.worker = Worker(
@@ -79,4 +76,10 @@ class Preparer(service.Service):
 
 
 create_app = partial(service.create, Preparer, router)
-main = partial(service.run, Preparer, router)
+
+
+def main() -> None:
+    """Serve, `migrate` the database, or do what `koa instruments` is asked."""
+    if sys.argv[1:2] == ["instruments"]:
+        cli.main(sys.argv[2:], prog_name="koa instruments")
+    service.run(Preparer, router)

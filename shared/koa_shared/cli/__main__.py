@@ -7,6 +7,7 @@ KOA_CA_FILE; PORT_OFFSET moves the default ports 8001 to 8003 on 127.0.0.1.
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -116,6 +117,18 @@ def watch(as_json: Json = False) -> None:
 
     with suppress(KeyboardInterrupt):
         asyncio.run(reach(follow))
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def instruments(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Check instrument files, or try changed ones on past frames; --help tells more."""
+    command = ["koa-preparer", "instruments", *(arguments or ())]
+    try:
+        code = subprocess.run(command, check=False).returncode  # noqa: S603 (no shell)
+    except FileNotFoundError:
+        typer.echo("koa: for this the preparer must be installed: koa-rti[preparer]", err=True)
+        code = 1
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

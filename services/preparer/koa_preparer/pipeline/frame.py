@@ -118,7 +118,8 @@ def small_products(
     # from the rule, not from the card.
     values = {keyword: header.get(keyword) for keyword in {c.keyword for c in header.cards}}
     values |= {keyword: value for keyword, (value, _) in outcome.keywords.items()}
-    values |= {"FILESIZE_MB": round(size / 1e6, 4)} | outcome.extra
+    values |= {"FILESIZE_MB": round(size / 1e6, 4), "WAVEUNIT": frame.instrument.wave_unit}
+    values |= outcome.extra
     unreadable = {card.keyword for card in header.cards if card.unreadable}
     text, remarks = metadata_table(values, columns, unreadable - outcome.keywords.keys())
     contents.append(Content(f"{koaid}.metadata.table", "metadata", (text,)))

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from koa_shared.contracts import Finding
 from koa_shared.fits import Value
-from koa_shared.instruments import Data, InstrumentError
+from koa_shared.instruments import Data, InstrumentError, explain
 
 from .tables import ipac_text, warning
 
@@ -83,7 +83,7 @@ def columns_of(
     try:
         columns = [*core, *map(Column.model_validate, own)]
     except ValidationError as error:
-        raise InstrumentError(f"{instrument}: column: {error}") from error
+        raise InstrumentError(f"{instrument}: column:\n{explain(error)}") from error
     return tuple({column.keyword: column for column in columns}.values())
 
 

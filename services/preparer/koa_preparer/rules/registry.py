@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ValidationError, ValidationInfo, create_mod
 
 from koa_shared.contracts import Finding, Severity
 from koa_shared.fits import Value, clean
-from koa_shared.instruments import DATA, Data, Instrument, InstrumentError, RuleCall
+from koa_shared.instruments import DATA, Data, Instrument, InstrumentError, RuleCall, explain
 
 from .frame import Effect, Extra, Frame, Note, Set
 
@@ -63,7 +63,7 @@ def check_rules(instruments: Mapping[str, Instrument]) -> None:
             except KeyError as error:
                 raise InstrumentError(f"{where}, is unknown") from error
             except ValidationError as error:
-                raise InstrumentError(f"{where}: {error}") from error
+                raise InstrumentError(f"{where}:\n{explain(error)}") from error
 
 
 @dataclass(slots=True)

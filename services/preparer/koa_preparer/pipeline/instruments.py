@@ -1,0 +1,65 @@
+"""Instruments as the preparer takes them, and what they decide about a frame."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from koa_shared import fits
+from koa_shared.errors import FrameFault
+from koa_shared.ids import Fraction
+from koa_shared.instruments import Instrument, InstrumentError, load_instruments
+
+from ..providers import Facts
+from ..rules import Frame, View, check_rules, core_metadata, identify, program_of, run_rules
+from ..rules.catalogue import COLUMNS
+from .frame import small_products, storable
+from .metadata import Column, columns_of
+
+Columns = tuple[Column, ...]
+
+
+def open_instruments(
+    extra: Path | None, tables: Path | None
+) -> tuple[dict[str, Instrument], dict[str, Columns]]:
+    """Return all instruments and their metadata columns.
+
+    Raises InstrumentError when anything in a file can't be used.
+    """
+    instruments, columns = load_instruments(extra), dict[str, Columns]()
+    check_rules(instruments)
+    known = {column for kind in COLUMNS.values() for column in kind}
+    for name, instrument in instruments.items():
+        if unknown := instrument.catalogue.keys() - known:
+            raise InstrumentError(f"{name}.toml: the catalogue has no {sorted(unknown)}")
+        columns[name] = columns_of(name, tables, instrument.columns)
+    return instruments, columns
+
+
+def decide(
+    instrument: Instrument, columns: Columns, path: Path, fraction: Fraction
+) -> dict[str, Any]:
+    """Return what is decided about a raw file, of which nothing else is known.
+
+    The header's keywords by name, then `catalogue.*`, `program.*` and `finding.*`.
+    """
+    data, mtime = path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    try:
+        hdus = fits.read_structure(data, instrument.min_hdus).hdus
+        view = View(hdus, str(path.absolute()), mtime, instrument)
+        identity = identify(view, fraction)
+        storable(identity.koaid)
+    except FrameFault as fault:
+        return {f"finding.{fault.code}": f"invalid: {fault}"}
+    frame = Frame(
+        hdus=hdus, path=view.path, mtime=mtime, instrument=instrument, values=view.values,
+        identity=identity, facts=Facts(prepared_at=mtime), data=data,
+    )  # fmt: skip
+    outcome = run_rules(frame, instrument.rules)
+    _, remarks = small_products(frame, outcome, columns, len(data))
+    told = {
+        "catalogue": core_metadata(frame, outcome, len(data)),
+        "program": program_of(frame, outcome).model_dump(mode="json"),
+        "finding": {f.code: f"{f.severity}: {f.message}" for f in [*outcome.findings, *remarks]},
+    }
+    keywords = {keyword: value for keyword, (value, _) in outcome.keywords.items()}
+    return keywords | {f"{part}.{k}": v for part, found in told.items() for k, v in found.items()}
