@@ -33,6 +33,12 @@ from .errors import DependencyDown, Rejected
 P = ParamSpec("P")
 T = TypeVar("T")
 PROCESS = uuid.uuid4().hex
+# Of PostgreSQL: what a replica that vanished has locked is free again within a minute.
+PATIENCE: dict[str, Any] = {
+    "connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10,
+    "keepalives_interval": 5, "keepalives_count": 3,
+    "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
+}  # fmt: skip
 
 JsonColumn = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
@@ -127,7 +133,7 @@ def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(
             url, pool_size=8, pool_pre_ping=True, json_serializer=dumps,
-            connect_args={"connect_timeout": 5},
+            connect_args=PATIENCE,
         )  # fmt: skip
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
@@ -190,7 +196,8 @@ class Database:
         except exc.DataError as error:
             raise Rejected(str(error.orig), code="bad_value") from error
         except exc.DBAPIError as error:
-            away = isinstance(error, exc.OperationalError | exc.InterfaceError)
+            # InternalError: a database that became read-only is as good as away.
+            away = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError)
             if away or error.connection_invalidated:
                 raise DependencyDown("database", str(error.orig)) from error
             raise
@@ -200,7 +207,9 @@ class Database:
         url = self.url.replace("+psycopg", "")
         while not self.is_sqlite:
             with contextlib.suppress(psycopg.Error):  # what is missed is found by a look
-                async with await psycopg.AsyncConnection.connect(url, autocommit=True) as link:
+                async with await psycopg.AsyncConnection.connect(
+                    url, autocommit=True, **PATIENCE
+                ) as link:
                     await link.execute("LISTEN koa")
                     async for note in link.notifies():
                         sender, _, topic = note.payload.partition(":")

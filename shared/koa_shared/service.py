@@ -5,6 +5,7 @@ import ctypes
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,9 +50,17 @@ class Service:
     async def start(self) -> None:
         """Do what must be done before the lanes open."""
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
-        """Return the loops beside the lanes."""
+    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """Return the loops beside the lanes; one that fails is started again."""
         return []
+
+    async def _insist(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                return await loop()
+            except Exception:
+                logger.exception("A loop failed")
+                await asyncio.sleep(1)
 
     async def ready(self) -> None:
         """Raise unless the own database can be used."""
@@ -71,8 +80,9 @@ class Service:
             await stack.enter_async_context(self.http)
             await self.start()
             await stack.enter_async_context(self.workshop.open())
-            loops = [*self.tasks(), self.db.listen(self.heard)]
-            running = [asyncio.create_task(loop) for loop in loops]
+            listen = partial(self.db.listen, self.heard)
+            running = [asyncio.create_task(self._insist(loop)) for loop in self.tasks()]
+            running.append(asyncio.create_task(self._insist(listen)))
             yield
             for task in running:
                 task.cancel()

@@ -279,7 +279,7 @@ def test_a_lost_catalogue_is_rebuilt_from_the_bucket(site: Site) -> None:
     site.stack.kill("ingestor")
     for file in site.stack.var.glob("ingestor.db*"):
         file.unlink()
-    for command in ("migrate", "rebuild", "rebuild"):
+    for command in ("migrate", "rebuild", "rebuild"):  # once more changes nothing
         run([BIN / "koa-ingestor", command], env=site.stack.environment("ingestor"), check=True)
     site.stack.start("ingestor")
     site.stack.wait_ready("ingestor")

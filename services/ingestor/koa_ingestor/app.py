@@ -1,7 +1,7 @@
 """Wires the ingestor together and starts it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,9 +42,10 @@ class Ingestor(service.Service):
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""
-        return [self.worker.trim(), self.objects.insist_on(self.config.archive_bucket)]
+        bucket = partial(self.objects.insist_on, self.config.archive_bucket)
+        return [self.worker.trim, bucket]
 
 
 create_app = partial(service.create, Ingestor, router)

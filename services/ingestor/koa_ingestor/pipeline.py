@@ -13,13 +13,14 @@ Verdict = StrEnum("Verdict", "NEW RESUME WAIT DUPLICATE CONFLICT")
 
 
 class Claimed(NamedTuple):
-    """A version of a KOAID: whose it is, of which bytes, and whether it is kept."""
+    """A version of a KOAID: whose it is, of which bytes, whether it is kept or still may be."""
 
     version: int
     frame_id: str
     generation: int
     raw_sha256: str
     committed: bool
+    alive: bool = True
 
 
 def judge(
@@ -31,7 +32,7 @@ def judge(
     """
     mine = [held for held in versions if held.frame_id == frame.frame_id]
     kept = [held for held in versions if held.committed]
-    begun = [held for held in versions if not held.committed and held not in mine]
+    begun = [held for held in versions if held.alive and not held.committed and held not in mine]
     same = [held for held in kept if held.raw_sha256 == frame.raw.sha256]
     if ours := [held for held in mine if held.generation == frame.generation]:
         return Verdict.RESUME, ours[0]

@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from koa_shared import logs
 from koa_shared.contracts import FilePrepared, Finding, Product, Severity, Status, Timeline, utcnow
-from koa_shared.errors import NotYet
+from koa_shared.errors import Conflict, DependencyDown, NotYet
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Failure, Lane, Workshop
 from koa_shared.objects import ObjectMissing, ObjectStore
@@ -57,8 +57,11 @@ class Worker:
         if verdict in (Verdict.DUPLICATE, Verdict.CONFLICT):
             await self._turn_away(job, prepared, verdict, held)
             return
-        async with asyncio.timeout(STEP_LIMIT):
-            await self._promote(job, prepared, held.version)
+        try:
+            async with asyncio.timeout(STEP_LIMIT):
+                await self._promote(job, prepared, held.version)
+        except TimeoutError as error:  # a store that trickles is no fault of the frame
+            raise DependencyDown("s3", f"not copied in {STEP_LIMIT:g} s") from error
 
     async def _promote(self, job: Job, prepared: FilePrepared, version: int) -> None:
         start, gate = utcnow(), asyncio.Semaphore(PARALLEL)
@@ -147,15 +150,17 @@ class Worker:
         instruments = await self.objects.folders(bucket)
         for night in [n for name in instruments for n in await self.objects.folders(bucket, name)]:
             found = await self.objects.names(bucket, night)
-            for key in sorted(key for key in found if key.endswith(".manifest.json")):
+            for key in (key for key in found if key.endswith(".manifest.json")):
                 try:
                     await self._restore(key, found[key])
-                except (ObjectMissing, VerificationFailed, ValueError) as error:
+                except (ObjectMissing, VerificationFailed, Conflict, ValueError) as error:
                     logger.error("Not restored", key=key, why=str(error))
 
     async def _restore(self, key: str, at: datetime) -> None:
         home, _, name = key.rpartition("/")
-        version = int(home.rpartition("/v")[2])
+        version, koaid = int(home.rpartition("/v")[2]), name.removesuffix(".manifest.json")
+        if await self.db.read(self.store.has, koaid, version):
+            return
         body = await self.objects.get(self.config.archive_bucket, key)
         prepared = FilePrepared.model_validate_json(body)
         for product in prepared.products:
@@ -167,8 +172,8 @@ class Worker:
         )  # fmt: skip
         products = sorted([*prepared.products, manifest], key=lambda product: product.name)
         whole = prepared.model_copy(update={"products": products})
-        fresh = await self.db.write(self.store.restore, whole, version, at)
-        logger.info("Restored" if fresh else "Known", koaid=prepared.koaid, version=version)
+        await self.db.write(self.store.restore, whole, version, at)
+        logger.info("Restored", koaid=koaid, version=version)
 
     async def trim(self) -> None:
         """Forget old stream entries, once an hour."""

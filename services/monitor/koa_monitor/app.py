@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Monitor(service.Service):
         """Write a broadcast down before anything else; look for what may have been missed."""
         row = Broadcast(**heard._asdict(), heard=utcnow())
         row.value = safe_json(heard.value)[:MAX_PATH]
+        if self._ledger_down:  # first, as it looks back from the newest frame it knows
+            self._ledger_down = not await self._rescan(*self.sources.values())
         try:
             await self.db.write(self.store.hear, row, logs.new_trace())
         except DependencyDown as error:
@@ -65,9 +67,7 @@ class Monitor(service.Service):
             self.metrics.missed.labels(heard.source).inc()
             logger.error("Broadcast missed", source=heard.source, why=str(error))
             return
-        if self._ledger_down:
-            self._ledger_down = not await self._rescan(*self.sources.values())
-        elif heard.initial:
+        if heard.initial:
             await self._rescan(self.sources[heard.source])
 
     async def _rescan(self, *instruments: Instrument) -> bool:
@@ -109,18 +109,20 @@ class Monitor(service.Service):
 
     async def _rescans(self) -> None:
         while True:
-            await self._rescan(*self.sources.values())
             await asyncio.sleep(self.config.rescan_seconds)
+            await self._rescan(*self.sources.values())
 
     async def start(self) -> None:
         """Note the sources before they speak."""
         await self.db.write(self.store.start_sources, list(self.sources))
+        await self._rescan(*self.sources.values())
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes: one for each source, and three more."""
-        listen = [keyword.run(self.hear) for keyword in self.keywords]
-        send = self.events.run(self.db, self.ingestor.tell, self.circuits["ingestor"])
-        return [send, self._report(), self._rescans(), *listen]
+        listen = [partial(keyword.run, self.hear) for keyword in self.keywords]
+        circuit = self.circuits["ingestor"]
+        send = partial(self.events.run, self.db, self.ingestor.tell, circuit)
+        return [send, self._report, self._rescans, *listen]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of peers, sources and disks."""

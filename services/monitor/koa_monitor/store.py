@@ -1,5 +1,6 @@
 """The monitor's ledger: every broadcast, every file, and what is still to do."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -201,7 +202,9 @@ class Store:
 
     def since(self, session: Session, instrument: str) -> datetime:
         """Return how far back a rescan looks (design 5)."""
-        newest = select(func.max(File.mtime_ns)).where(File.instrument == instrument)
+        now = time.time_ns()  # a clock ahead of time must not hide what is missing
+        mine = (File.instrument == instrument, File.mtime_ns <= now)
+        newest = select(func.max(File.mtime_ns)).where(*mine)
         if found := session.exec(newest).one():
             return datetime.fromtimestamp(found / 1e9, UTC) - LOOK_BACK
         first: datetime | None = session.scalar(select(func.min(SourceRow.first_start)))
@@ -233,8 +236,12 @@ class Store:
         self, session: Session, instrument: str, payload: dict[str, Any], delay: float = 0.0
     ) -> None:
         """Ask for a rescan; of those that ask the same, one waits at a time."""
-        key = f"{instrument}:{payload}"
-        self.queue.put(session, NewJob("rescan", key[-200:], instrument, payload, delay=delay))
+        key = f"{instrument}:{payload}"[-200:]
+        if not payload.get("directory") and not payload.get("since"):
+            # From what is known now: frames that come before it runs hide no gap.
+            payload = payload | {"since": self.since(session, instrument).isoformat()}
+        if not self.queue.put(session, NewJob("rescan", key, instrument, payload, delay=delay)):
+            self.queue.unpark(session, "rescan", key)
 
     def rescanned(self, session: Session, job: Job, instrument: str, young: set[str]) -> None:
         """A rescan is done; look later at the directories of files that still settle."""

@@ -1,5 +1,6 @@
 """The monitor's workshop: what was heard becomes a file, a file is announced."""
 
+import errno
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -141,7 +142,7 @@ class Worker:
         """Return the files under `root` written since then (runs in a thread)."""
         out = []
         oldest, old_directory = since.timestamp(), (since - OLD_DIRECTORY).timestamp()
-        for folder, inner, names in os.walk(self.disks.map.local(root)):
+        for folder, inner, names in os.walk(self.disks.map.local(root), onerror=unless_gone):
             if flat:
                 inner.clear()
             if Path(folder).stat().st_mtime < old_directory:
@@ -156,6 +157,12 @@ class Worker:
                 if oldest <= seen.st_mtime and is_wanted(instrument, path):
                     out.append(Stat(path, seen.st_size, seen.st_mtime_ns))
         return out
+
+
+def unless_gone(error: OSError) -> None:
+    """Raise what hides files; a directory that is not there hides none."""
+    if error.errno != errno.ENOENT:
+        raise error
 
 
 def inventory(instrument: str, found: list[Stat], known: set[str]) -> Inventory:

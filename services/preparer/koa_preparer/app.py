@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -64,10 +64,12 @@ class Preparer(service.Service):
                     await self.provider.night(hst_date, telescope, instrument.name)
             await asyncio.sleep(3600)
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""
-        send = self.events.run(self.db, self.ingestor.tell, self.circuits["ingestor"])
-        return [send, self._look_ahead(), self.objects.insist_on(self.config.staging_bucket)]
+        circuit = self.circuits["ingestor"]
+        send = partial(self.events.run, self.db, self.ingestor.tell, circuit)
+        bucket = partial(self.objects.insist_on, self.config.staging_bucket)
+        return [send, self._look_ahead, bucket]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of dependencies, and which instruments are held back."""

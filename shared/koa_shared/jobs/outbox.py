@@ -65,8 +65,12 @@ class Outbox:
         try:
             await tell(EventBatch.model_validate({"events": events}))
         except Rejected as error:
-            # A batch that is refused for good would block the road: say so, go on.
-            logger.error("Events were refused", why=str(error), count=len(events))
+            if len(events) > 1:  # one bad event takes no other along
+                for event in events:
+                    await self._send([event], tell)
+                return
+            # What is refused for good would block the road: say so, go on.
+            logger.error("An event was refused", why=str(error), refused=events)
 
     def _peek(self, session: Session) -> list[tuple[int, Any]]:
         t = self.table.c

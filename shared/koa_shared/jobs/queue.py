@@ -97,7 +97,10 @@ class JobQueue:
             t = self.table.c
             state = sa.case((t.state == "leased", "ready"), else_=t.state)
             # Delays were on a clock that may have started anew with the host.
-            values = {"state": state, "not_before": 0, "created_at": self._now(session)}
+            values: dict[str, Any] = {"state": state, "not_before": 0}
+            # What ran when the process died may be why it died: others go first.
+            late = sa.case((t.state == "leased", t.priority + 1), else_=t.priority)
+            values |= {"priority": late, "created_at": self._now(session)}
             session.execute(sa.update(self.table).values(values))
 
     def put(self, session: Session, job: NewJob) -> bool:
@@ -105,7 +108,8 @@ class JobQueue:
 
         Once that is committed the job starts, if nothing else waits, or wakes its lane.
         """
-        at_once = not job.delay and self.may_start(session, job)
+        started = session.info.setdefault("started", set())  # one of each queue is enough
+        at_once = not job.delay and job.queue not in started and self.may_start(session, job)
         values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
         values["not_before"] = values["created_at"] + values.pop("delay")
         values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
@@ -113,6 +117,7 @@ class JobQueue:
         if (number := insert_new(session, self.table, values, self.table.c.id)) is None:
             return False
         if at_once:
+            started.add(job.queue)
             mine = {name: values[name] for name in Job.__slots__ if name != "id"}
             after_commit(session, partial(self.start, Job(id=number, **mine)))
         else:
@@ -152,7 +157,9 @@ class JobQueue:
         if row is None:
             return None
         self._served[queue, group] = time.monotonic()
-        return Job(*row)
+        job = Job(*row)
+        after_commit(session, partial(self.start, job))
+        return job
 
     def _next_group(
         self, session: Session, queue: str, paused: frozenset[str], can: Any
@@ -193,7 +200,7 @@ class JobQueue:
             "attempts": self.table.c.attempts + int(counts),
         }  # fmt: skip
         self._settle(session, job, sa.update(self.table).values(values))
-        after_commit(session, partial(self.wake, job.queue))
+        self.nudge(session, job.queue)
 
     def unpark(self, session: Session, queue: str, key: str) -> bool:
         """An operator says: try again, from the first attempt."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -74,6 +75,21 @@ class Lane:
         del self.running[task]
         if not self.is_idle:
             self.woken.set()
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return what counts of steps side by side: a dependency's fault, else the first."""
+    while isinstance(error, BaseExceptionGroup):
+        faults = error.exceptions
+        error = next((e for e in faults if isinstance(e, DependencyDown)), faults[0])
+    return error
+
+
+def forget(error: BaseException) -> None:
+    """Let go of what an error's frames hold: a frame's bytes, until the collector comes."""
+    for part in (error, error.__cause__, error.__context__, *getattr(error, "exceptions", ())):
+        if part is not None:
+            traceback.clear_frames(part.__traceback__)
 
 
 class Workshop:
@@ -171,10 +187,10 @@ class Workshop:
         lane.is_idle = False
         if (wait := self._wait(lane)) > 0:
             return wait
+        # What it returns has been started, by its commit.
         job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused)
         self.circuits["database"].succeeded()
         if job is not None:
-            self._run(lane, job)
             return 0.0
         due = await self.db.read(self.queue.next_in, lane.queue)
         lane.is_idle = due != 0 and not lane.woken.is_set()
@@ -192,6 +208,7 @@ class Workshop:
                 self.circuits[name].succeeded()
         except BaseException as error:
             outcome = await self._settle(lane, job, error)
+            forget(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -200,11 +217,8 @@ class Workshop:
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
         """Put a job back whose attempt did not end well; return how it ended."""
-        while isinstance(error, BaseExceptionGroup):  # of steps side by side
-            faults = error.exceptions
-            error = next((e for e in faults if isinstance(e, DependencyDown)), faults[0])
         try:
-            match error:
+            match error := cause(error):
                 case LeaseLost():
                     return "lease_lost"
                 case NotYet():
@@ -221,20 +235,22 @@ class Workshop:
                     return "stopped"
         except LeaseLost:
             return "lease_lost"
-        except DependencyDown:
+        except Exception as fault:
             # The row stays leased; on PostgreSQL the lease runs out, on SQLite:
-            self._give_back(job, "the database was away")
+            if not isinstance(fault, DependencyDown):
+                logger.exception("A job could not be settled", queue=job.queue, key=job.key)
+            self._give_back(job, "it could not be settled", 1.0)
             return "unsettled"
 
     async def _again(self, job: Job, delay: float, error: str) -> None:
         await self.db.write(self.queue.again, job, delay, error, counts=False)
 
-    def _give_back(self, job: Job, why: str) -> None:
+    def _give_back(self, job: Job, why: str, delay: float = 0.0) -> None:
         async def insist() -> None:
             with contextlib.suppress(LeaseLost):
                 while True:
                     with contextlib.suppress(DependencyDown):
-                        return await self._again(job, 0.0, why)
+                        return await self._again(job, delay, why)
                     await asyncio.sleep(1)
 
         task = asyncio.create_task(insist())

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlmodel import Session, col, delete, select
 
 from koa_shared.contracts import (
@@ -150,6 +150,8 @@ class Store(Reads):
     def begin(self, session: Session, job: Job) -> tuple[FilePrepared, Verdict, Claimed | None]:
         """Start an ingest: judge the frame and claim a version for it."""
         frame_id, generation = job.key.rsplit(":", 1)
+        take_turns(session)
+        self.queue.renew(session, job)
         body = session.get_one(Prepared, (frame_id, int(generation))).body
         prepared, frame = FilePrepared.model_validate(body), self._held(session, frame_id)
         versions = self._versions(session, prepared.koaid)
@@ -169,47 +171,56 @@ class Store(Reads):
         return frame
 
     def _versions(self, session: Session, koaid: str) -> list[Claimed]:
+        jobs = self.queue.table.c
+        alive = (jobs.queue == "ingest", jobs.state != "parked")
         mine = select(Version).where(Version.koaid == koaid).order_by(col(Version.version))
-        return [
-            Claimed(v.version, v.frame_id, v.generation, v.raw_sha256, v.committed_at is not None)
-            for v in session.exec(mine)
-        ]
+        found = []
+        for v in session.exec(mine):
+            key = jobs.key == f"{v.frame_id}:{v.generation}"
+            is_alive = bool(session.scalar(select(func.count()).where(key, *alive)))
+            committed = v.committed_at is not None
+            whose = (v.version, v.frame_id, v.generation, v.raw_sha256)
+            found.append(Claimed(*whose, committed=committed, alive=is_alive))
+        return found
 
     def _claim(
         self, session: Session, prepared: FilePrepared, versions: Sequence[Claimed]
     ) -> Claimed:
-        # What this frame began and never kept makes room, under whatever KOAID.
-        begun = delete(Version).where(col(Version.committed_at).is_(None))
-        session.execute(begun.filter_by(frame_id=prepared.frame_id))
-        number = 1 + max((v.version for v in versions if v.committed), default=0)
+        # No number is given twice: who began with one may still be writing under it.
+        number = 1 + max((v.version for v in versions), default=0)
         session.add(new_version(prepared, number))
         session.flush()
-        return Claimed(
-            number, prepared.frame_id, prepared.generation, prepared.raw.sha256, committed=False
-        )
+        whose = (number, prepared.frame_id, prepared.generation, prepared.raw.sha256)
+        return Claimed(*whose, committed=False)
 
     def commit(
         self, session: Session, job: Job, prepared: FilePrepared, version: int,
         timeline: Timeline,
     ) -> Frame:  # fmt: skip
         """Make a verified frame available: all of it becomes visible here, at once."""
-        self._locked(session, prepared.frame_id)
+        take_turns(session)
         self.queue.finish(session, job)
         timeline = timeline.merged(Timeline(available=utcnow()))
         return self._keep(session, prepared, version, timeline)
 
-    def restore(self, session: Session, prepared: FilePrepared, version: int, at: datetime) -> bool:
-        """Enter a version that the bucket holds; False if the catalogue has it."""
+    def has(self, session: Session, koaid: str, version: int) -> bool:
+        """Tell whether a version is committed."""
+        mine = select(Version.committed_at).filter_by(koaid=koaid, version=version)
+        return session.exec(mine).first() is not None
+
+    def restore(self, session: Session, prepared: FilePrepared, version: int, at: datetime) -> None:
+        """Enter a version that the bucket holds and the catalogue lacks."""
+        take_turns(session)
         key = {"koaid": prepared.koaid, "version": version}
         row = session.exec(select(Version).filter_by(**key)).first()
-        if row is not None and row.committed_at is not None:
-            return False
+        whose = (prepared.frame_id, prepared.generation)
         if row is None:
             session.add(new_version(prepared, version))
+        elif row.committed_at is not None or (row.frame_id, row.generation) != whose:
+            raise Conflict(f"version {version} of {prepared.koaid} is frame {row.frame_id}'s")
         self.hand_over(session, prepared, "")
         self.queue.drop(session, "ingest", f"{prepared.frame_id}:{prepared.generation}")
         self._keep(session, prepared, version, Timeline(available=at))
-        return True
 
     def _keep(
         self, session: Session, prepared: FilePrepared, version: int, timeline: Timeline
@@ -220,11 +231,12 @@ class Store(Reads):
         row.products = [product.model_dump(mode="json") for product in prepared.products]
         row.header, row.core = prepared.header, prepared.metadata
         row.committed_at = timeline.available
-        frame.products, frame.version = row.products, version
-        merge(frame, timeline)
-        self._advance(frame, prepared.generation, Status.COMPLETE, "available")
         session.add(row)
-        self.publish(session, frame)
+        if prepared.generation >= frame.generation:
+            frame.products, frame.version = row.products, version
+            merge(frame, timeline)
+            self._advance(frame, prepared.generation, Status.COMPLETE, "available")
+            self.publish(session, frame)
         return frame
 
     def end(self, session: Session, job: Job, finding: Finding, status: Status) -> Frame:

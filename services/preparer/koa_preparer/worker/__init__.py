@@ -22,7 +22,7 @@ from koa_shared.contracts import (
     Trigger,
     utcnow,
 )
-from koa_shared.errors import FrameFault, NotYet
+from koa_shared.errors import DependencyDown, FrameFault, NotYet
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Failure, Lane, Workshop
 
@@ -101,6 +101,8 @@ class Worker:
             raw, row = await asyncio.gather(reading, starting)
             async with asyncio.timeout(STEP_LIMIT):
                 await self._prepare(row, job, raw)
+        except TimeoutError as error:  # a store that trickles is no fault of the frame
+            raise DependencyDown("s3", f"not sent in {STEP_LIMIT:g} s") from error
         except FrameFault as fault:
             found = {"code": fault.code, "step": fault.step, "message": str(fault)}
             await self._end(job, Status.INVALID, [Finding(**found, severity=Severity.INVALID)])
@@ -153,7 +155,8 @@ class Worker:
         """Check the FITS sums; a mismatch is read once more before it is believed."""
         found = await think(make.checksum_findings, raw.data, raw.structure)
         try:
-            if found and (await self.reader.bytes(row))[0] != raw.data:
+            again = row.generation > 1 and row.raw_sha256  # which were compared already
+            if found and not again and (await self.reader.bytes(row))[0] != raw.data:
                 raise NotYet("two reads of the file differ", 1.0)
         except (OSError, FrameFault):
             pass  # it is gone meanwhile: what was read is what there is
@@ -163,21 +166,20 @@ class Worker:
         """Return this generation's facts; they are asked for beside the hashing."""
         if row.facts is not None:
             return Facts.model_validate(row.facts)
-        facts = await self._gather(row.instrument, view, ut, wait)
-        forced = (row.options or {}).get("progid")
-        return facts.model_copy(update={"override": forced}) if forced else facts
+        return await self._gather(row, view, ut, wait)
 
     async def _gather(
-        self, instrument: str, view: View, ut: datetime, wait: Awaitable[Any] | float
+        self, row: File, view: View, ut: datetime, wait: Awaitable[Any] | float
     ) -> Facts:
-        override, now = self.provider.override(instrument, ut), utcnow()
+        override, now = self.provider.override(row.instrument, ut), utcnow()
+        override = (row.options or {}).get("progid") or override  # an operator's word
 
         def semid_of(night: Night | None) -> str | None:
             known = Facts(prepared_at=now, night=night, override=override)
             return identify_program(view, ut, known).proposal
 
         return await gather_facts(
-            self.provider, instrument=instrument, telescope=view.telescope or 1, ut=ut,
+            self.provider, instrument=row.instrument, telescope=view.telescope or 1, ut=ut,
             schedule=schedule_of(view), semid_of=semid_of, wait=wait,
         )  # fmt: skip
 
@@ -260,7 +262,7 @@ class Worker:
         tables = sum(p.role == "table" for p in prepared.products)  # they tell a secret target
         hdus = [make.stored_header(prepared.header)]
         view = View(hdus, row.path, mtime, instrument, {"tables": tables})
-        now = await self._gather(row.instrument, view, prepared.utdatetime, 10.0)
+        now = await self._gather(row, view, prepared.utdatetime, 10.0)
         if not set(before.missing) - set(now.missing):
             raise NotYet(f"still missing: {', '.join(now.missing)}", ENRICH_LATER)
         frame = Frame(

@@ -61,7 +61,7 @@ class Reader:
         except FileNotFoundError:
             pass
         except fits.Incomplete as error:
-            fault = error
+            fault = FrameFault(error.code, str(error), error.step)  # without its traceback
         since = await self.db.write(self.store.seen, job, size)
         waited = (utcnow() - since).total_seconds()
         if waited >= self.config.missing_seconds:
