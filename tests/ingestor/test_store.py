@@ -302,14 +302,17 @@ async def test_a_new_generation_is_the_next_version_and_the_old_stays(
 async def test_a_version_that_never_became_one_makes_room(
     db: Database, store: Store, new_file: MakeFile, new_prepared: Make
 ) -> None:
-    """Also when the next generation has another KOAID: nobody waits for it for ever."""
+    """Also when the next generation has another KOAID: nobody waits for it for ever.
+
+    Its number is not given again: who began with it may still be writing under it.
+    """
     file, other = new_file(), new_file("kb0002.fits")
     job = await ingest(db, store, new_prepared(file))
     await db.write(store.begin, job)
     await db.write(store.queue.drop, "ingest", job.key)
     padded = "KB.20251208.43200.08"
     assert await archive(db, store, new_prepared(file, 2, koaid=padded)) == 1
-    assert await archive(db, store, new_prepared(other, raw="b")) == 1
+    assert await archive(db, store, new_prepared(other, raw="b")) == 2
 
 
 async def test_a_file_that_the_preparer_refuses_waits_for_an_operator(
