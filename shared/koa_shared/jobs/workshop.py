@@ -100,7 +100,6 @@ class Workshop:
         self._lanes: dict[str, Lane] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
-        queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
         # A replica that died left jobs in PostgreSQL, and told nobody; SQLite is ours alone.
         self._idle = 30.0 if db.is_sqlite else 5.0
 
@@ -121,6 +120,8 @@ class Workshop:
     async def open(self) -> AsyncIterator[None]:
         """Work until the block ends; what runs then has 8 s, else its job is given back."""
         await self.db.write(self.queue.recover)
+        queue = self.queue
+        queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
         loops = [asyncio.create_task(self._loop(lane)) for lane in self._lanes.values()]
         loops.append(asyncio.create_task(self._measure()))
         self._is_open = True
