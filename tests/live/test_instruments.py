@@ -224,6 +224,17 @@ def test_simulated_frame(
     assert sha256(site.raw(frame["koaid"])) == entry.sha256
 
 
+def test_the_preview_is_the_first_that_the_instrument_names(
+    site: Site, shot: dict[tuple[str, str], tuple[Entry, Frame]]
+) -> None:
+    _, frame = shot["kpf", "object"]
+    koaid = frame["koaid"]
+    shown = [p["name"] for p in frame["products"] if p["role"] == "preview"]
+    assert shown == [f"{koaid}_{name}.jpg" for name in ("green", "red", "ca_hk")]
+    answer = site.get("ingestor", f"/v1/frames/{koaid}/preview")
+    assert shown[0] in answer.headers["Content-Disposition"]
+
+
 def check_complete(frame: Frame) -> None:
     assert frame["status"] == "COMPLETE", frame["findings"]
     crashed = [f for f in frame["findings"] if f["code"] == "RULE_CRASHED"]

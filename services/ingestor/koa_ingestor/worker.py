@@ -170,8 +170,7 @@ class Worker:
             name=name, role="manifest", key=f"{prepared.products[0].key.rpartition('/')[0]}/{name}",
             size=len(body), sha256=hashlib.sha256(body).hexdigest(), md5=md5,
         )  # fmt: skip
-        products = sorted([*prepared.products, manifest], key=lambda product: product.name)
-        whole = prepared.model_copy(update={"products": products})
+        whole = prepared.model_copy(update={"products": [*prepared.products, manifest]})
         await self.db.write(self.store.restore, whole, version, at)
         logger.info("Restored", koaid=koaid, version=version)
 

@@ -284,17 +284,18 @@ class Shelf:
     def __init__(self, worker: Worker, group: asyncio.TaskGroup, prefix: str) -> None:
         self._objects, self._bucket = worker.objects, worker.config.staging_bucket
         self._group, self._prefix = group, prefix
-        self._kept: dict[str, Product] = {}
+        self._kept: dict[str, Product | None] = {}  # in the order of their making
         self.digests: dict[str, Digests] = {}
 
     async def put(self, content: Content) -> None:
         """Begin to send a product, in the group; return once its digests are known."""
         name, key = content.name, f"{self._prefix}/{content.name}"
+        self._kept[name] = None
         self._group.create_task(self._objects.put(self._bucket, key, *content.buffers))
         self.digests[name] = found = await think(make.digests, *content.buffers)
         self._kept[name] = Product(name=name, role=content.role, key=key, **found._asdict())
 
     @property
     def products(self) -> list[Product]:
-        """The products, as the contract tells them."""
-        return [self._kept[name] for name in sorted(self._kept)]
+        """The products as the contract tells them; the first preview is the instrument's first."""
+        return [product for product in self._kept.values() if product]
