@@ -273,7 +273,7 @@ async def test_after_a_crash_the_claim_is_resumed(
     prepared = new_prepared(new_file())
     crashed = await ingest(db, store, prepared)
     await db.write(store.begin, crashed)
-    await db.write(store.queue.again, crashed, 0.0, "crash", counts=False)
+    await db.write(store.queue.again, crashed, 0.0, "crash")
     job = await db.write(store.queue.claim, "ingest")
     assert job is not None
     _, verdict, held = await db.write(store.begin, job)
@@ -364,7 +364,7 @@ async def test_a_conflict_that_is_accepted_is_the_next_version(
     assert (await frame_of(db, store, other.frame_id)).status == "INVALID"
     frame = await db.write(store.reopen, other.frame_id, "accept", ("op", "rewritten"))
     assert frame.status == Status.TRANSFERRED
-    assert [row.verb for row in await db.read(store.audits)] == ["accept"]
+    assert [deed["verb"] for deed in await db.read(store.audit.last)] == ["accept"]
     job = await db.write(store.queue.claim, "ingest")
     assert job is not None
     _, verdict, held = await db.write(store.begin, job)

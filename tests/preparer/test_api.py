@@ -69,7 +69,11 @@ async def test_an_instrument_nobody_has(http: httpx.AsyncClient, new_file: MakeF
     [
         ("retry", None, {}),
         ("retry", {"why": "mended"}, {}),
-        ("release", {"waive": ["BAD"], "why": "it is fine"}, {"waive": ["BAD"]}),
+        (
+            "release",
+            {"waive": ["BAD"], "why": "it is fine"},
+            {"waive": {"BAD": "dev: it is fine"}},
+        ),
         (
             "reprocess",
             {"fraction": "padded", "progid": "C1"},
@@ -112,8 +116,11 @@ async def test_an_instrument_is_held_back_and_goes_on(
     for verb, paused in (("pause", True), ("resume", False)):
         answer = await http.post(f"/instruments/KCWI/{verb}", json=body)
         assert answer.json() == {"instrument": "KCWI", "paused": paused}
-        assert (await site.db.read(site.store.paused) == {"KCWI"}) is paused
-        assert (await site.details())["held"] == (["KCWI"] if paused else [])
+        held = (await site.details())["held"]
+        assert held.keys() == ({"KCWI"} if paused else set())
+        assert not paused or held["KCWI"].endswith("clouds" if body and body.get("why") else "-")
+    deeds = (await http.get("/audit", params={"target": "KCWI"})).json()
+    assert [(deed["verb"], deed["who"]) for deed in deeds] == [("resume", "dev"), ("pause", "dev")]
 
 
 async def test_resend_says_how_many(http: httpx.AsyncClient) -> None:
