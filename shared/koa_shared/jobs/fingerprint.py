@@ -9,7 +9,7 @@ from ..errors import WorkerDied
 DIED = WorkerDied.__name__
 # What differs from frame to frame: paths and file names, and every word with a digit
 # (numbers, times, digests, frame_ids, KOAIDs).
-_VARIES = re.compile(r"[\w.-]*/\S*|\S+\.fits\b|[\w.:+-]*\d[\w.:+-]*")
+_VARIES = re.compile(r"[^\s'\"(),:;=]*(?:[/\d]|\.fits)[^\s'\"(),:;=]*")
 _LOOPS = ("koa_shared.jobs.", "koa_shared.db")  # whatever fails, they have called it
 
 

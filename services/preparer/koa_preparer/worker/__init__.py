@@ -108,7 +108,8 @@ class Worker:
             raise DependencyDown("s3", f"not sent in {STEP_LIMIT:g} s") from error
         except FrameFault as fault:
             found = {"code": fault.code, "step": fault.step, "message": str(fault)}
-            finding, data = Finding(**found, severity=Severity.INVALID), fault.data or data
+            finding = Finding(**found, severity=Severity.INVALID)
+            data = data if fault.data is None else fault.data
             kept = await self._quarantine(row, data, [finding]) if data is not None else []
             await self._end(job, Status.INVALID, [*kept, finding])
 
