@@ -191,6 +191,49 @@ async def test_a_death_counts_for_what_was_leased_and_it_runs_alone_from_then_on
     assert {*shop.tried[-2:]} == {"a", "b"}, "others go first"
 
 
+async def test_while_a_suspect_runs_no_other_frame_begins(db: Database) -> None:
+    shop = Shop(db)
+    shop.workshop.add(Lane("other", shop.work, shop.failed))
+    await shop.put("a")
+    await leased(db, "a")
+
+    async def work(job: Job) -> None:
+        if job.key == "a":
+            await shop.put("b", "c")
+            await db.write(shop.queue.put, NewJob("other", "d", "ESI"))
+            shop.workshop.wake("q", "other")
+            await asyncio.sleep(0.3)
+            assert shop.tried == []
+        await shop_work(job)
+
+    shop_work, shop.lane.handle = shop.work, work
+    async with shop.workshop.open():
+        await shop.until(gone(*"abcd"))
+    assert shop.tried[0] == "a"
+    assert [f.attempt for _, f in shop.failures] == [1], "the death, and nothing else"
+
+
+async def test_a_suspect_waits_without_being_claimed(db: Database) -> None:
+    shop, go = Shop(db), asyncio.Event()
+    await shop.put("a")
+    await leased(db, "a")
+    await shop.put("b")
+
+    async def work(job: Job) -> None:
+        if job.key == "b":
+            await go.wait()
+        await shop_work(job)
+
+    shop_work, shop.lane.handle = shop.work, work
+    async with shop.workshop.open():
+        await asyncio.sleep(0.7)
+        token = select(jobs.c.token).where(jobs.c.key == "a")
+        assert await db.read(lambda s: s.scalar(token)) == 1
+        go.set()
+        await shop.until(gone("a", "b"))
+    assert shop.tried == ["b", "a"]
+
+
 async def test_the_fifth_death_parks(db: Database) -> None:
     shop = Shop(db)
     await shop.put("a")

@@ -154,8 +154,8 @@ class Workshop:
         lane = self._lanes.get(job.queue)
         if not (self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots):
             return False
-        held = self._suspect_runs() or job.fingerprint  # who failed before takes its turn
-        return not held and job.grp not in lane.paused(session)
+        # Who failed before takes its turn.
+        return not job.fingerprint and job.grp not in lane.paused(session)
 
     def _start(self, job: Job) -> None:
         """Start a job that was put leased, or give it back if there is no room after all."""
