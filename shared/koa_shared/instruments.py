@@ -10,15 +10,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 DATA = Path(__file__).parent / "data"
 DEFAULTS = tomllib.loads((DATA / "defaults.toml").read_text())
@@ -196,12 +188,6 @@ class Case(Data):
         return self
 
 
-# A number alone is the one case.
-Cases = Annotated[
-    tuple[Case, ...], BeforeValidator(lambda n: [{"value": n}] if isinstance(n, int) else n)
-]
-
-
 class Naming(Data):
     """Where a frame's identity comes from (facts 2.1-2.3).
 
@@ -265,7 +251,7 @@ class Instrument(Data):
     roots: tuple[str, ...]  # announced directories of its data
     names: str = "*.fits"  # file names a rescan looks at
     paths: PathRules = PathRules()
-    min_hdus: Cases = ()  # of a complete file, by its primary header; none: one
+    min_hdus: tuple[Case, ...] = ()  # of a complete file, by its primary header; none: one
     sources: tuple[Source, ...] = Field(alias="source", default=())
     naming: Naming = Naming()
     programs: Programs = Programs()

@@ -45,7 +45,7 @@ def test_what_was_known_before_is_kept(
         if engine == "postgresql":
             url = request.getfixturevalue("postgresql")()
         migrations = ROOT / "services" / service / f"koa_{service}" / "migrations"
-        db = Database(url, migrations)
+        db, found = Database(url, migrations), list[tuple[object, ...]]()
         for _ in range(2):
             command.upgrade(db._alembic(), "0001")
             with db.engine.begin() as connection:

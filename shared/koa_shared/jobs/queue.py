@@ -34,10 +34,8 @@ def job_table(metadata: sa.MetaData) -> sa.Table:
         "token": sa.Integer, "attempts": sa.Integer, "error": sa.Text, "trace": sa.String(64),
         "fingerprint": sa.String(64),
     }  # fmt: skip
-    columns = [
-        sa.Column(name, kind, nullable=False, index=name == "fingerprint")
-        for name, kind in kinds.items()
-    ]
+    find = "fingerprint"  # the one that is looked for
+    columns = [sa.Column(n, k, nullable=False, index=n == find) for n, k in kinds.items()]
     key = sa.Column("id", sa.Integer, primary_key=True)
     once = sa.UniqueConstraint("queue", "key")
     # An id is never given twice: it fences with the token.

@@ -161,7 +161,7 @@ class Workshop:
         """Start a job that was put leased, or give it back if there is no room after all."""
         lane = self._lanes[job.queue]
         room = lane.room()
-        fits = (room is None or job.size <= room) and (self._is_alone() or not job.is_suspect)
+        fits = (room is None or job.size <= room) and not (job.is_suspect and self._running())
         if self._is_open and fits and self._wait(lane) == 0:
             self._run(lane, job)
         else:
@@ -182,18 +182,12 @@ class Workshop:
 
     def _running(self) -> list[Job]:
         """Return the work on frames that a death of this process would be blamed on."""
-        lanes = list(self._lanes.values())
-        return [job for lane in lanes if lane.is_frames for job in list(lane.running.values())]
-
-    def _is_alone(self) -> bool:
-        return not self._running()
-
-    def _suspect_runs(self) -> bool:
-        return any(job.is_suspect for job in self._running())
+        lanes = [lane for lane in self._lanes.values() if lane.is_frames]
+        return [job for lane in lanes for job in lane.running.values()]
 
     def _wait(self, lane: Lane) -> float:
         """Return the seconds until a lane may take on one more job; 0 is now."""
-        if lane.is_frames and self._suspect_runs():
+        if lane.is_frames and any(job.is_suspect for job in self._running()):
             return self._idle
         # While a dependency is down one job at a time is the probe.
         slots = 1 if self.circuits.open(lane.needs) else lane.slots
@@ -221,7 +215,7 @@ class Workshop:
         if (wait := self._wait(lane)) > 0:
             return wait
         # What it returns has been started, by its commit.
-        alone, room = self._is_alone(), lane.room()
+        alone, room = not self._running(), lane.room()
         job = await self.db.write(self.queue.claim, lane.queue, room, lane.paused, alone=alone)
         self.circuits["database"].succeeded()
         if job is not None:
@@ -299,9 +293,9 @@ class Workshop:
             most = MAX_ATTEMPTS
             if lane.is_frames and self.queue.alike(session, job, mark) >= self._alike:
                 most = 2 if died else 1  # the second time it has died alone
-            delay: float | None = backoff(attempt)
-            if died:  # at once the first time; then spread, as who dies often dies soon again
-                delay = 0.0 if attempt == 1 else backoff(attempt, 4.0)
+            delay: float | None = backoff(attempt, 4.0 if died else 0.5)
+            if died and attempt == 1:
+                delay = 0.0  # later ones are spread: a machine that dies often dies soon again
             delay = None if attempt >= most else delay
             lane.failed(session, job, Failure(error, attempt, delay, mark))
             self.queue.again(session, job, delay, repr(error), mark)

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import and_, func, text
+from sqlalchemy import func, text
 from sqlmodel import Session, col, delete, select, update
 
 from koa_shared.audit import Deed
@@ -28,18 +28,8 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .reads import Reads
-from .schema import (
-    EventSeen,
-    Frame,
-    FrameCode,
-    NightSeen,
-    Prepared,
-    SourceSeen,
-    Stream,
-    Version,
-    audit,
-)
+from .reads import Reads, of_frame
+from .schema import EventSeen, Frame, FrameCode, NightSeen, Prepared, SourceSeen, Stream, Version
 
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
@@ -50,7 +40,7 @@ class Store(Reads):
     """Frames, versions, events and the stream."""
 
     def __init__(self, queue: JobQueue, published: Callable[[], object]) -> None:
-        self.queue, self._published, self.audit = queue, published, audit
+        self.queue, self._published = queue, published
 
     # What other services tell.
 
@@ -311,12 +301,9 @@ class Store(Reads):
     def retry_group(self, session: Session, fingerprint: str, deed: Deed) -> int:
         """Try again what failed alike here; from now on that is counted anew."""
         take_turns(session)
-        ours = and_(
-            *(getattr(Prepared, k) == getattr(Frame, k) for k in ("frame_id", "generation"))
-        )
-        alike = select(Frame.frame_id).where(Frame.fingerprint == fingerprint)
-        parked = session.exec(alike.where(Frame.status == Status.ERROR).join(Prepared, ours)).all()
-        for frame_id in parked:
+        mine = select(Frame.frame_id).join(Prepared, of_frame(Prepared))
+        alike = mine.where(Frame.fingerprint == fingerprint, Frame.status == Status.ERROR)
+        for frame_id in (parked := session.exec(alike).all()):
             self.reopen(session, frame_id, "retry", deed)
         self.queue.open_group(session, fingerprint)
         return len(parked)

@@ -11,7 +11,7 @@ from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
 from ..errors import UnknownFrame
-from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version
+from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version, audit
 
 COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
 # Conditions on others only match rows whose full view the caller has (design 10).
@@ -20,6 +20,8 @@ OPEN = {"instrument", "night", "status", "level", "koaid"}
 
 class Reads:
     """Functions of a session that only read."""
+
+    audit = audit
 
     def find(self, session: Session, name: str) -> Frame:
         """Return a frame by frame_id or KOAID (the one that holds its last version)."""
@@ -51,8 +53,7 @@ class Reads:
         code = equal.pop("finding", None)
         query = select(Frame).filter_by(**equal)
         if code:
-            same = [getattr(FrameCode, k) == getattr(Frame, k) for k in ("frame_id", "generation")]
-            query = query.join(FrameCode, and_(*same)).where(FrameCode.code == code)
+            query = query.join(FrameCode, of_frame(FrameCode)).where(FrameCode.code == code)
         if since:
             query = query.where(col(Frame.acquired) >= since)
         if equal.keys() - OPEN and not caller.sees_all:
@@ -104,6 +105,11 @@ class Reads:
     def stream_end(self, session: Session) -> int:
         """Return the newest id of the stream."""
         return session.exec(select(func.max(Stream.id))).one() or 0
+
+
+def of_frame(table: Any) -> Any:
+    """Return the condition that a row is about a frame in its last generation."""
+    return and_(table.frame_id == Frame.frame_id, table.generation == Frame.generation)
 
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:

@@ -40,8 +40,7 @@ def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:
 
     def least(primary: fits.Hdu) -> int:
         view = View([primary], "", datetime.now(UTC), instrument)
-        number = view.resolve(instrument.min_hdus)
-        return int(number) if isinstance(number, int | float) else 1
+        return int(view.resolve(instrument.min_hdus) or 1)
 
     return fits.read_structure(data, least)
 
