@@ -254,7 +254,7 @@ async def test_recover_takes_back_what_the_dead_process_held(
     await again.write(reborn.recover)
     assert await again.write(dead.orphans) == []
     [orphan] = await again.write(reborn.orphans)
-    await again.write(reborn.again, orphan, 0.0, "its worker died")
+    await again.write(reborn.again, orphan, 0.0, "WorkerDied()")
     assert await keys(again, reborn) == ["late", "held"]  # others go first
     assert await again.read(rows, "state") == [("leased",), ("parked",), ("leased",)]
     assert (await again.read(rows, "token"))[0] == (2,)

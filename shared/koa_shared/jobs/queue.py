@@ -113,9 +113,7 @@ class JobQueue:
         dead = [t.state == "leased", t.owner != self.owner]
         if is_postgresql(session):
             dead.append(t.lease_until < self._now(session))
-        # What ran when the process died may be why it died: others go first.
-        late = sa.update(self.table).where(*dead).values(priority=t.priority + 1)
-        rows = session.execute(late.returning(*(t[name] for name in Job.__slots__)))
+        rows = session.execute(sa.select(*(t[name] for name in Job.__slots__)).where(*dead))
         return [Job(*row) for row in rows]
 
     def put(self, session: Session, job: NewJob) -> bool:
@@ -213,6 +211,8 @@ class JobQueue:
         values = {
             "state": "parked" if delay is None else "ready", "owner": "",
             "not_before": self._now(session) + (delay or 0), "error": error[:2000],
+            # What ran when the process died may be why it died: others go first.
+            "priority": self.table.c.priority + int(error.startswith(DIED)),
         }  # fmt: skip
         if fingerprint is not None:
             values |= {"attempts": self.table.c.attempts + 1, "fingerprint": fingerprint}

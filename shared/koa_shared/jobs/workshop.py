@@ -308,12 +308,12 @@ class Workshop:
 
     async def _bury(self) -> None:
         """Count a death against the frames that were worked on when a worker died."""
-        for job in await self.db.write(self.queue.orphans):
+        for job in await self.db.read(self.queue.orphans):
             lane, died = self._lanes.get(job.queue), WorkerDied(f"at a frame of {job.grp}")
             if lane and lane.is_frames:
                 await self._settle(lane, job, died)
             else:
-                self._give_back(job, str(died))
+                self._give_back(job, repr(died))
 
     async def _keep(self, job: Job) -> None:
         while True:
