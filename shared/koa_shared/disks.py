@@ -5,6 +5,7 @@ the stuck call returns, the mount is back.  Nothing else waits for it (design 5)
 """
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -43,21 +44,15 @@ def contained(local: str, roots: Iterable[str]) -> str:
 class Pulse:
     """When a call last showed a sign of life; until it begins it is not silent."""
 
-    at, patience = 0.0, 0.0
+    at, patience = math.inf, 0.0
 
     def beat(self) -> None:
         """Show one; from any thread."""
         self.at = time.monotonic()
 
-    @property
-    def silence(self) -> float:
-        """Seconds without one."""
-        return time.monotonic() - self.at if self.at else 0.0
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether the mount seems to hang."""
-        return self.silence > self.patience
+    def is_silent(self, seconds: float) -> bool:
+        """Tell whether there was none for so long."""
+        return time.monotonic() - self.at > seconds
 
 
 class Disks:
@@ -79,7 +74,7 @@ class Disks:
         )
 
     def _silent(self, disk: str) -> list[Pulse]:
-        return [pulse for pulse in list(self._calls[disk]) if pulse.is_silent]
+        return [pulse for pulse in list(self._calls[disk]) if pulse.is_silent(pulse.patience)]
 
     async def run(
         self, path: str, group: str, function: Callable[[], T], limit: float = 10.0,
@@ -107,8 +102,9 @@ class Disks:
         answer.add_done_callback(lambda _: self._returned(disk, pulse))
         try:
             while not (await asyncio.wait([answer], timeout=min(limit, 0.5)))[0]:
-                others = [other for other in self._silent(disk)[:1] if other is not pulse]
-                if pulse.silence > limit or (others and (pulse.is_silent or not pulse.at)):
+                silent = self._silent(disk)
+                idle = pulse in silent[1:] or (silent and pulse.at == math.inf)
+                if idle or pulse.is_silent(limit):
                     work.cancel()
                     raise DependencyDown(disk, f"no answer in {limit:g} s")
             result = await answer
@@ -120,7 +116,7 @@ class Disks:
         return result
 
     def _returned(self, disk: str, pulse: Pulse) -> None:
-        was_silent = pulse.is_silent
+        was_silent = self._silent(disk)
         self._calls[disk].remove(pulse)
-        if was_silent and not self._silent(disk):
+        if was_silent == [pulse]:
             self._circuits[disk].succeeded()

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from koa_shared import fits
@@ -83,20 +82,12 @@ def waivers(findings: Sequence[Finding], waived: Mapping[str, str]) -> list[Find
     return [warning("WAIVED", step, f"{code} by {waived[code]}") for code, step in let.items()]
 
 
-def quarantined(
-    row: Any, found: Digests, data: memoryview, findings: Sequence[Finding]
-) -> tuple[str, list[Content]]:
-    """Return where an INVALID frame's file is kept, and the contents: it, and the reasons."""
+def reasons(row: Any, found: Digests, findings: Sequence[Finding]) -> bytes:
+    """Return why a frame is INVALID, as it lies beside its file in quarantine."""
     names = ("frame_id", "generation", "instrument", "path", "origin")
     told = {name: getattr(row, name) for name in names} | found._asdict()
     told["findings"] = [finding.model_dump(mode="json") for finding in findings]
-    name = safe_name(PurePosixPath(row.path).name)
-    reasons = json.dumps(told, indent=1).encode()
-    where = f"quarantine/{row.instrument}/{row.frame_id}/{row.generation}/"
-    return where, [
-        Content(name, "raw", (data,)),
-        Content(f"{name}.reasons.json", "reasons", (reasons,)),
-    ]
+    return json.dumps(told, indent=1).encode()
 
 
 def storable(koaid: str) -> str:

@@ -23,6 +23,7 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.errors import DependencyDown, FrameFault, NotYet
+from koa_shared.ids import safe_name
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Failure, Lane, Workshop
 
@@ -117,10 +118,11 @@ class Worker:
         self, row: File, data: memoryview, findings: list[Finding]
     ) -> list[Finding]:
         """Keep what an INVALID frame's file held, and why it is; return where."""
-        where, contents = make.quarantined(row, await think(make.digests, data), data, findings)
-        bucket = self.config.staging_bucket
-        for content in contents:
-            await self.objects.put(bucket, f"{where}{content.name}", *content.buffers)
+        where = f"quarantine/{row.instrument}/{row.frame_id}/{row.generation}/"
+        key, bucket = where + safe_name(row.path.rpartition("/")[2]), self.config.staging_bucket
+        why = make.reasons(row, await think(make.digests, data), findings)
+        await self.objects.put(bucket, key, data)
+        await self.objects.put(bucket, f"{key}.reasons.json", why)
         return [warning("QUARANTINED", "quarantine", f"the file lies at {bucket}/{where}")]
 
     async def _end(self, job: Job, status: Status, findings: list[Finding]) -> None:
