@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 from koa_preparer.app import Preparer
 from koa_preparer.config import Config
 from koa_preparer.store import File
+from koa_preparer.worker.reading import read_file
 from koa_shared.contracts import FilePrepared, FileWritten
 from koa_shared.db import Database
+from koa_shared.disks import Pulse
 from koa_shared.errors import DependencyDown
 from koa_shared.fits import read_structure
 from koa_shared.ids import frame_id
@@ -182,6 +186,32 @@ async def test_an_older_hires_frame_has_one_hdu(site: Site) -> None:
     name = await site.announce(path, alone, "HIRES")
     row = await site.until(name, "TRANSFERRED")
     assert "TRUNCATED" not in codes(row)
+
+
+async def test_a_mount_that_hangs_leaves_the_slots_to_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def read(path: str, pulse: Pulse) -> Any:
+        if "nires" in path:
+            go.wait(30)
+        return read_file(path, pulse)
+
+    monkeypatch.setattr("koa_shared.disks.SILENT", 0.3)
+    monkeypatch.setattr("koa_preparer.worker.reading.read_file", read)
+    path, data = frame()
+    hung = [await site.announce(path.replace("0007", f"000{n}"), data) for n in range(5)]
+    await asyncio.sleep(0.1)
+    at, begun = time.monotonic(), await site.announce(*frame("HIRES"), "HIRES")
+    await site.until(begun, "TRANSFERRED")
+    assert time.monotonic() - at < 5, "as long as one read may hang"
+    lane = site.preparer.workshop._lanes["prepare"]
+    assert [job.grp for job in lane.running.values()] == ["NIRES"], "one looks for the mount"
+    go.set()
+    for name in hung:
+        row = await site.until(name, "INVALID")
+        assert row.attempt == 0
 
 
 async def test_frames_that_fail_alike_are_a_group_and_are_retried_as_one(

@@ -514,6 +514,7 @@ def test_a_service_that_is_away(words: tuple[str, ...], port: int, name: str) ->
         ("nonsense",), ("status",), ("release", ID, "--waive", "X"), ("release", ID, "--why", "x"),
         ("accept", ID, "--why", "x"), ("accept", ID, "--as", "other", "--why", "x"),
         ("reprocess", ID, "--fraction", "half"), ("reprocess",), ("retry",),
+        ("retry", ID, "--fingerprint", "F"), ("reprocess", ID, "--night", "2026-11-23"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:

@@ -33,9 +33,10 @@ def _here(port: int) -> str:
     return f"http://127.0.0.1:{port + int(os.environ.get('PORT_OFFSET') or 0)}"
 
 
-def _one(name: str | None) -> str:
-    if name is None:
-        raise BadParameter("name a frame, or say which ones by options")
+def _one(name: str | None, *many: Any) -> str | None:
+    """Return the frame's name, None if options say which ones; it must be one or the other."""
+    if bool(name) == any(many):
+        raise BadParameter("name one frame, or say by options which ones")
     return name
 
 
@@ -107,9 +108,9 @@ class Koa:
 
     async def retry(self, name: Name = None, fingerprint: Text = None, why: Why = "") -> Any:
         """Try an ERROR or INVALID frame again where it ended, or all that failed alike."""
-        if not fingerprint:
-            return await self._order(_one(name), "retry", why=why)
-        where, tried = f"parked/{quote(fingerprint)}/retry", list[dict[str, Any]]()
+        if one := _one(name, fingerprint):
+            return await self._order(one, "retry", why=why)
+        where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
         for peer in (self._preparer, self.ingestor):
             tried.append({"service": peer.name} | await peer.order(where, why=why))
         if not any(row["retried"] for row in tried):
@@ -129,8 +130,8 @@ class Koa:
         Repeat it if it broke off; frames on their way are skipped.
         """
         options = {"why": why, "progid": progid, "fraction": fraction}
-        if not (instrument or night or where):
-            return await self._order(_one(name), "reprocess", **options)
+        if one := _one(name, instrument, night, where):
+            return await self._order(one, "reprocess", **options)
         chosen = await self._every(**selection(instrument, night, where or ()))
         rows = {frame.frame_id: plan(frame) for frame in chosen if fits(frame, where or ())}
         for frame_id, row in rows.items() if not dry_run else ():
