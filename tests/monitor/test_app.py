@@ -145,6 +145,9 @@ async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: 
 async def test_a_rescan_is_planned(http: httpx.AsyncClient, order: dict[str, Any] | None) -> None:
     answer = await http.post("/v1/sources/esi/rescan", json=order)
     assert (answer.status_code, answer.json()["instrument"]) == (202, "ESI")
+    [deed] = (await http.get("/v1/audit", params={"target": "esi"})).json()
+    assert (deed["who"], deed["verb"]) == ("dev", "rescan")
+    assert deed["changed"]["resend"] is bool((order or {}).get("resend"))
     wrong = await http.post("/v1/sources/esi/rescan", json={"since": "yesterday"})
     assert wrong.status_code == 422
 

@@ -127,3 +127,27 @@ async def test_resend_says_how_many(http: httpx.AsyncClient) -> None:
     answer = await http.post("/resend", json={"since": "2025-12-08T00:00:00Z"})
     assert answer.json() == {"resent": 0}
     assert (await http.post("/resend", json={})).status_code == 422
+
+
+async def test_a_group_is_shown_and_tried_again(
+    site: Preparer, http: httpx.AsyncClient, new_file: MakeFile
+) -> None:
+    crashed = FINDING.model_copy(update={"code": "RULE_CRASHED", "severity": "error"})
+    for number in range(3):
+        await announce(http, new_file(f"{number}.fits"))
+        job = await site.db.write(site.queue.claim, "prepare")
+        assert job is not None
+        why = crashed.model_copy(update={"message": f"KeyError: card {number} of {number}.fits"})
+        await site.db.write(site.store.end, job, Status.ERROR, [why])
+    shown = (await http.get("/parked")).json()
+    [mark] = {frame["fingerprint"] for frame in shown}
+    assert len(shown) == 3
+    assert mark.startswith("RULE_CRASHED-")
+    answer = await http.post(f"/parked/{mark}/retry", json={"why": "a better rule"})
+    assert answer.json() == {"retried": 3}
+    assert (await http.get("/parked")).json() == []
+    assert (await http.post(f"/parked/{mark}/retry")).json() == {"retried": 0}
+    deeds = (await http.get("/audit")).json()
+    assert [(d["verb"], d["why"], d["changed"]["status"]) for d in deeds] == [
+        ("retry", "a better rule", "ERROR")
+    ] * 3
