@@ -146,6 +146,9 @@ async def test_a_group_is_shown_and_tried_again(
     answer = await http.post(f"/parked/{mark}/retry", json={"why": "a better rule"})
     assert answer.json() == {"retried": 3}
     assert (await http.get("/parked")).json() == []
+    job = await site.db.write(site.queue.claim, "prepare")
+    assert job is not None
+    assert job.fingerprint == "", "it is counted anew"
     assert (await http.post(f"/parked/{mark}/retry")).json() == {"retried": 0}
     deeds = (await http.get("/audit")).json()
     assert [(d["verb"], d["why"], d["changed"]["status"]) for d in deeds] == [

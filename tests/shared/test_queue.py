@@ -249,6 +249,7 @@ async def test_recover_takes_back_what_the_dead_process_held(
             await db.write(dead.again, job, None, "why", "x")
     late = update(jobs).where(jobs.c.key == "late").values(not_before=1e15)
     await db.write(run, late)  # the host's clock began anew
+    await db.write(dead.put, NewJob("q", "failed", "KCWI", delay=30))  # a restart is no mercy
     again, reborn = database(), JobQueue(jobs)
     assert await again.write(reborn.claim, "q") is None
     await again.write(reborn.recover)
@@ -256,7 +257,8 @@ async def test_recover_takes_back_what_the_dead_process_held(
     [orphan] = await again.write(reborn.orphans)
     await again.write(reborn.again, orphan, 0.0, "WorkerDied()")
     assert await keys(again, reborn) == ["late", "held"]  # others go first
-    assert await again.read(rows, "state") == [("leased",), ("parked",), ("leased",)]
+    states = [("leased",), ("parked",), ("leased",), ("ready",)]
+    assert await again.read(rows, "state") == states
     assert (await again.read(rows, "token"))[0] == (2,)
 
 

@@ -19,7 +19,7 @@ def groups(frames: Sequence[FrameView]) -> list[dict[str, Any]]:
             "fingerprint": fingerprint, "count": len(alike), "first": min(map(_when, alike)),
             "last": max(map(_when, alike)), "example": alike[0].frame_id,
             "instrument": ",".join(sorted({frame.instrument for frame in alike})),
-            "message": "; ".join(f"{f.code} {f.message}" for f in alike[0].findings[-1:]),
+            "message": "".join(f"{f.code} {f.message}"[:120] for f in alike[0].findings[-1:]),
         }
         for fingerprint, alike in sorted(found.items(), key=lambda item: -len(item[1]))
     ]  # fmt: skip

@@ -104,8 +104,9 @@ class JobQueue:
     def recover(self, session: Session) -> None:
         """At start on SQLite: delays were on a clock that may have begun anew with the host."""
         if not is_postgresql(session):
-            values = {"not_before": 0, "created_at": self._now(session)}
-            session.execute(sa.update(self.table).values(values))
+            at, now = self.table.c.not_before, self._now(session)
+            kept = sa.case((at > now + 60, 0), else_=at)  # no failure's delay is longer
+            session.execute(sa.update(self.table).values(not_before=kept, created_at=now))
 
     def orphans(self, session: Session) -> list[Job]:
         """Return what is leased by a worker that died: on SQLite by any other process."""
