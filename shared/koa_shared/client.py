@@ -85,11 +85,10 @@ class Client:
         """Send one request and return its answer as it is."""
         return (await self.request(method, path, **more)).json()
 
-    async def order(self, frame_id: str, verb: str, **options: Any) -> contracts.Accepted:
-        """Give an operator's order about a frame; None leaves an option out."""
+    async def order(self, path: str, **options: Any) -> Any:
+        """Give an operator's order; None leaves an option out."""
         given = RootModel[dict[str, Any]]({k: v for k, v in options.items() if v is not None})
-        path = f"/v1/frames/{frame_id}/{verb}"
-        return await self.call(contracts.Accepted, "POST", path, body=given)
+        return await self.json("POST", f"/v1/{path}", body=given)
 
 
 class Monitor(Client):

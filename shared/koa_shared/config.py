@@ -72,6 +72,8 @@ class ServiceConfig(Settings):
     dev: bool = Field(default=False, title="Loopback callers are operators")
     log_format: str = Field("json", title="json or console")
     instruments_dir: Path | None = Field(None, title="Added or changed instruments")
+    # One failure is a frame's own, two may be one exposure's; the third has a common cause.
+    park_alike: int = Field(3, ge=2, title="Frames that fail alike before their group is parked")
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

@@ -226,6 +226,7 @@ class Event(FrameMessage):
     timeline: Timeline = Timeline()
     attempt: int = 0
     next_attempt_at: Time | None = None
+    fingerprint: str | None = Field(default=None, description="of an ERROR: alike is equal")
     program: Program | None = Field(default=None, description="facts that came after the hand-over")
     weather: dict[str, Any] | None = None
 
@@ -240,6 +241,7 @@ class SourceState(Message):
     last_value: str | None = None
     last_frame_at: Time | None = None
     paused: bool = False
+    paused_why: str | None = Field(default=None, description="by whom, since when, why")
 
 
 class Inventory(Message):
@@ -260,12 +262,25 @@ class EventBatch(Message):
     inventory: Inventory | None = None
 
 
+class Done(BaseModel):
+    """An operator's deed: who, when, why, what changed."""
+
+    id: int
+    at: Time
+    who: str
+    verb: str
+    target: str = Field(description="a frame_id, a path, a source or an instrument")
+    why: str
+    changed: dict[str, Any] | None
+
+
 class Submission(Message):
     """`POST /v1/files` on the monitor: a person names a file."""
 
     path: str = Field(max_length=MAX_PATH)
     instrument: str | None = None
     source: str | None = None
+    why: str = ""
 
 
 class Submitted(Message):
@@ -298,6 +313,7 @@ class FrameView(Message, extra="ignore"):
     metadata: dict[str, Any] = Field(default={}, description="core columns")
     attempt: int | None = None
     next_attempt_at: Time | None = None
+    fingerprint: str | None = Field(default=None, description="of an ERROR: alike is equal")
 
 
 Item = TypeVar("Item")

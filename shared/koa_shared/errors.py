@@ -7,6 +7,7 @@ FrameFault              the file is at fault: the frame ends INVALID
 NotYet                  nothing is wrong, it is too early: look again after `delay`
 DependencyDown          something else is at fault: costs the frame no attempt
 LeaseLost               another worker holds the job now; drop the work
+WorkerDied              the process died at it: counts as a failure of the frame
 """
 
 
@@ -59,6 +60,7 @@ class FrameFault(Exception):
     def __init__(self, code: str, message: str, step: str = "read") -> None:
         super().__init__(message)
         self.code, self.step = code, step
+        self.data: memoryview | None = None  # what was read of it
 
 
 class NotYet(Exception):
@@ -79,3 +81,9 @@ class DependencyDown(Exception):
 
 class LeaseLost(Exception):
     """The fencing token is no longer ours."""
+
+
+class WorkerDied(Exception):
+    """The process died (out of memory, a crash) while it worked on this."""
+
+    finding = "WORKER_DIED"

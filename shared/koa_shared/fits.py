@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,12 +103,16 @@ class Structure(NamedTuple):
     odd: dict[str, str]
 
 
-def read_structure(data: Buffer, min_hdus: int = 1) -> Structure:
-    """Find the HDUs; `Incomplete` while data bytes or HDUs asked for are missing."""
+def read_structure(data: Buffer, least: int | Callable[[Hdu], int] = 1) -> Structure:
+    """Find the HDUs; `Incomplete` while data bytes or HDUs asked for are missing.
+
+    `least` is how many there are at least, or tells it by the primary HDU.
+    """
     view, hdus, end = memoryview(data).cast("B"), list[Hdu](), 0
     while _hdu_follows(view, end):
         hdus.append(_read_hdu(view, len(hdus), end))
         end = hdus[-1].end
+    min_hdus = least if isinstance(least, int) else least(hdus[0])
     extra, extend = (hdus[0].header.get(key) for key in ("NEXTEND", "EXTEND"))
     if type(extra) is int and extra < MAX_HDUS and extend is not False:
         min_hdus = max(min_hdus, extra + 1)

@@ -251,7 +251,7 @@ class Instrument(Data):
     roots: tuple[str, ...]  # announced directories of its data
     names: str = "*.fits"  # file names a rescan looks at
     paths: PathRules = PathRules()
-    min_hdus: int = 1
+    min_hdus: tuple[Case, ...] = ()  # of a complete file, by its primary header; none: one
     sources: tuple[Source, ...] = Field(alias="source", default=())
     naming: Naming = Naming()
     programs: Programs = Programs()

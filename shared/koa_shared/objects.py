@@ -30,7 +30,9 @@ THREADS = 12
 
 
 class ObjectMissing(Exception):
-    """There is no such object."""
+    """There is no such object; of a frame it is one that staging should hold."""
+
+    finding = "STAGING_MISSING"
 
 
 class Parts:

@@ -40,7 +40,8 @@ class Service:
         self.circuits = Circuits(metrics)
         self.db = Database(config.database(self.name), self.migrations)
         self.queue = JobQueue(table)
-        self.workshop = Workshop(self.db, self.queue, self.circuits, metrics)
+        alike = config.park_alike
+        self.workshop = Workshop(self.db, self.queue, self.circuits, metrics, alike)
         self.http = open_http(config.token(), config.ca_file)
 
     def heard(self, topic: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import logs
 from .config import ServiceConfig, is_loopback
-from .contracts import Problem
+from .contracts import Done, Problem
 from .errors import DependencyDown, Forbidden, KoaError, Unauthorized
 
 logger = structlog.get_logger("koa_shared")
@@ -106,6 +106,7 @@ def needs(role: str) -> Any:
     return Depends(check)
 
 
+Why = Annotated[str, Body(embed=True, description="the reason, for the record")]
 Producer = Annotated[Caller, needs("producer")]
 Operator = Annotated[Caller, needs("operator")]
 
@@ -199,6 +200,25 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
+operators = APIRouter(prefix="/v1", tags=["operators"])
+
+
+@operators.get("/audit", response_model=list[Done], summary="What operators did")
+async def audit(ctx: Ctx, _: Operator, target: str | None = None) -> Any:
+    """Return the last 200 deeds, of one target or of all, newest first."""
+    return await ctx.db.read(ctx.store.audit.last, target)
+
+
+groups = APIRouter()  # of the services where frames end ERROR
+
+
+@groups.post("/parked/{fingerprint}/retry", summary="Try again all that failed alike")
+async def retry_group(fingerprint: str, ctx: Ctx, who: Operator, why: Why = "") -> dict[str, int]:
+    """Every frame that is ERROR here with this fingerprint; what fails alike counts anew."""
+    deed = (who.name, why)
+    return {"retried": await ctx.db.write(ctx.store.retry_group, fingerprint, deed)}
+
+
 def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRouter) -> FastAPI:
     """Return the application of one service, with everything they share."""
     app = FastAPIOffline(
@@ -212,5 +232,6 @@ def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRou
     app.state.config, app.state.tokens = config, Tokens(config.tokens_file, dev=config.dev)
     app.add_middleware(Gate, service=service)
     app.include_router(health)
+    app.include_router(operators)
     app.include_router(router)
     return app

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -9,8 +11,9 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
+from koa_ingestor.errors import VerificationFailed
 from koa_ingestor.pipeline import Verdict, archive_key
 from koa_ingestor.store import Store
 from koa_ingestor.store.schema import Frame, Stream, jobs
@@ -28,6 +31,9 @@ from koa_shared.contracts import (
 from koa_shared.db import Database
 from koa_shared.errors import LeaseLost, Rejected
 from koa_shared.jobs.queue import Job, JobQueue
+from koa_shared.jobs.workshop import Failure, Lane, Workshop
+from koa_shared.metrics import Metrics
+from koa_shared.retry import Circuits
 from koa_shared.web import Caller
 
 NOON = datetime(2025, 12, 8, 12, 0, 0, tzinfo=UTC)
@@ -273,7 +279,7 @@ async def test_after_a_crash_the_claim_is_resumed(
     prepared = new_prepared(new_file())
     crashed = await ingest(db, store, prepared)
     await db.write(store.begin, crashed)
-    await db.write(store.queue.again, crashed, 0.0, "crash", counts=False)
+    await db.write(store.queue.again, crashed, 0.0, "crash")
     job = await db.write(store.queue.claim, "ingest")
     assert job is not None
     _, verdict, held = await db.write(store.begin, job)
@@ -364,7 +370,7 @@ async def test_a_conflict_that_is_accepted_is_the_next_version(
     assert (await frame_of(db, store, other.frame_id)).status == "INVALID"
     frame = await db.write(store.reopen, other.frame_id, "accept", ("op", "rewritten"))
     assert frame.status == Status.TRANSFERRED
-    assert [row.verb for row in await db.read(store.audits)] == ["accept"]
+    assert [deed["verb"] for deed in await db.read(store.audit.last)] == ["accept"]
     job = await db.write(store.queue.claim, "ingest")
     assert job is not None
     _, verdict, held = await db.write(store.begin, job)
@@ -586,3 +592,100 @@ async def test_what_no_text_column_takes_is_rejected_or_not_found(
         await db.read(store.find, "a\x00b")
     with suppress(Rejected):
         assert (await db.read(store.frames, {"path": "a\x00b"}, OPERATOR))[0] == []
+
+
+# Findings, and what failed alike.
+
+
+async def named(db: Database, store: Store, caller: Caller = PUBLIC, **filters: Any) -> list[str]:
+    """Return the names of all frames that match, page by page."""
+    found, cursor = list[str](), None
+    while True:
+        rows, cursor = await db.read(store.frames, filters | {"limit": 2}, caller, cursor)
+        found += [row.name for row in rows]
+        if cursor is None:
+            return found
+
+
+async def test_frames_are_found_by_their_findings(
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
+) -> None:
+    def finding(code: str) -> dict[str, str]:
+        return {"code": code, "severity": "warning", "step": "x", "message": code}
+
+    for n in range(5):
+        file, at = new_file(f"{n}.fits"), NOON + timedelta(minutes=n)
+        told = [finding("ALL"), *([finding("ODD")] if n % 2 else [])]
+        early = {"findings": told, "timeline": {"detected": at}}
+        await tell(db, store, new_event(file, "PROCESSING", 1, **early))
+        await tell(db, store, new_event(file, "PROCESSING", 2, findings=[finding("ODD")][: n % 2]))
+    assert await named(db, store, finding="ALL") == [f"{n}.fits" for n in (4, 3, 2, 1, 0)]
+    assert await named(db, store, finding="ODD") == ["3.fits", "1.fits"]
+    assert await named(db, store, finding="ODD", instrument="HIRES") == []
+    assert await named(db, store, finding="OD") == []
+    # It was written later than it was heard of, and its next generation has no finding.
+    first = new_file("0.fits")
+    late = {"acquired": NOON + timedelta(hours=1)}
+    await tell(db, store, new_event(first, "PROCESSING", 3, timeline=late))
+    assert await named(db, store, finding="ALL") == [f"{n}.fits" for n in (0, 4, 3, 2, 1)]
+    third = new_file("3.fits")
+    await tell(db, store, new_event(third, "PROCESSING", 4, generation=2))
+    assert await named(db, store, finding="ODD") == ["1.fits"]
+
+
+def failed(attempt: int, delay: float | None) -> Failure:
+    return Failure(VerificationFailed("declared 1, archived 2"), attempt, delay, "F-1")
+
+
+async def test_what_failed_alike_here_is_tried_again_as_one(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make, new_event: MakeEvent
+) -> None:
+    for n in range(3):
+        prepared = new_prepared(new_file(f"{n}.fits"), raw=str(n), koaid=f"KB.20251208.4320{n}.00")
+        job = await ingest(db, store, prepared)
+        await db.write(store.begin, job)
+        finding = failed(5, None).finding("promote")
+        await db.write(store.note, job, finding, Status.ERROR, failed(5, None))
+        await db.write(store.queue.again, job, None, "why", "F-1")
+    # One that the preparer parked is told here too, but it is not ours to try again.
+    theirs = new_file("theirs.fits")
+    await tell(db, store, new_event(theirs, "ERROR", 1, fingerprint="F-1"))
+    rows = await db.read(store.parked)
+    assert [row.fingerprint for row in rows] == ["F-1"] * 4
+    assert {row.findings[-1]["code"] for row in rows if row.findings} == {"VERIFICATION_FAILED"}
+    assert await db.write(store.retry_group, "F-1", ("sre", "a new disk")) == 3
+    assert [row.name for row in await db.read(store.parked)] == ["theirs.fits"]
+    claimed = [await db.write(store.queue.claim, "ingest") for _ in range(3)]
+    assert [(job and job.attempts, job and job.fingerprint) for job in claimed] == [(0, "")] * 3
+    deeds = await db.read(store.audit.last)
+    assert [(deed["verb"], deed["why"]) for deed in deeds] == [("retry", "a new disk")] * 3
+
+
+@on_postgresql
+async def test_a_hand_over_and_a_failing_ingest_never_wait_for_each_other(
+    database: OpenDatabase, db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    """Both lock frames and jobs: in the same order, else PostgreSQL ends one after 1 s."""
+    queue, metrics = store.queue, Metrics("ingestor")
+    workshop = Workshop(db, queue, Circuits(metrics), metrics)
+    noted, other = threading.Event(), database("ingestor")
+
+    def note(session: Session, job: Job, failure: Failure) -> None:
+        noted.set()
+        time.sleep(0.3)  # the hand-over has begun, and waits for whatever we hold
+        store.note(session, job, failure.finding("promote"), None, failure)
+
+    async def fail(job: Job) -> None:
+        raise VerificationFailed("no")
+
+    lane = Lane("ingest", fail, note)
+    file = new_file()
+    job = await ingest(db, store, new_prepared(file))
+    failing = asyncio.create_task(workshop._failed(lane, job, VerificationFailed("no")))
+    await asyncio.to_thread(noted.wait)
+    begun = time.monotonic()
+    fresh, frame = await other.write(store.hand_over, new_prepared(file, 2), "")
+    with suppress(LeaseLost):
+        await failing
+    assert (fresh, frame.generation) == (True, 2)
+    assert time.monotonic() - begun < 0.9  # deadlock_timeout is 1 s

@@ -216,6 +216,12 @@ class Site:
         found = self.s3.list_objects("koa-archive", recursive=True)
         return {str(o.object_name): o for o in found if not o.is_dir}
 
+    def staged(self, prefix: str) -> dict[str, bytes]:
+        """Return what lies in staging under a prefix."""
+        found = self.s3.list_objects("koa-staging", prefix, recursive=True)
+        keys = [str(item.object_name) for item in found]
+        return {key: self.s3.get_object("koa-staging", key).read() for key in keys}
+
     def catalogued(self) -> set[str]:
         """Return the keys that the catalogue's frames and versions make."""
         keys = set()

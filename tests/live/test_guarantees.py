@@ -3,6 +3,7 @@
 One installation for all; every test leaves it whole.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -254,12 +255,25 @@ def test_an_operator_lets_an_invalid_frame_pass(site: Site) -> None:
     [entry] = site.shoot("NIRES", size=SMALL, fault="name")
     frame = site.ended([entry.path], 30)[entry.path]
     assert frame["status"] == "INVALID"
-    assert "MISMATCHED_FILENAME" in {f["code"] for f in frame["findings"]}
+    assert {"MISMATCHED_FILENAME", "QUARANTINED"} <= {f["code"] for f in frame["findings"]}
+    kept = site.staged(f"quarantine/NIRES/{frame['frame_id']}/1/")
+    name = Path(entry.path).name
+    assert {key.rpartition("/")[2] for key in kept} == {name, f"{name}.reasons.json"}
+    assert entry.sha256 in {sha256(data) for data in kept.values()}
     order = {"waive": ["MISMATCHED_FILENAME"], "why": "renamed by the observer"}
     site.post("preparer", f"/v1/frames/{frame['frame_id']}/release", order)
     await_version(site, frame["frame_id"], 1)
     assert site.frame(frame["frame_id"])["generation"] == 2
-    assert sha256(site.raw(site.frame(frame["frame_id"])["koaid"])) == entry.sha256
+    released = site.frame(frame["frame_id"])
+    koaid = released["koaid"]
+    assert sha256(site.raw(koaid)) == entry.sha256
+    manifest = json.loads(site.file(koaid, f"products/{koaid}.manifest.json"))
+    text = "MISMATCHED_FILENAME by dev: renamed by the observer"
+    for told in (released, manifest):
+        assert [f["message"] for f in told["findings"] if f["code"] == "WAIVED"] == [text]
+    assert site.frames(finding="WAIVED") == [released]
+    deeds = site.get("preparer", "/v1/audit", target=frame["frame_id"]).json()
+    assert [(d["verb"], d["who"], d["why"]) for d in deeds] == [("release", "dev", order["why"])]
 
 
 # -- disasters (the last, as it forgets what was not archived) ----------------------

@@ -124,10 +124,18 @@ async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: 
     states = (await http.get("/v1/sources")).json()
     told = [(s["name"], s["instrument"], s["connected"], s["paused"]) for s in states]
     assert told == [("kcwi_blue", "KCWI", True, False), ("esi", "ESI", True, False)]
-    assert (await http.post("/v1/sources/esi/pause")).json()["paused"] is True
-    assert await monitor.db.read(monitor.store.paused) == {"esi"}
-    assert (await http.post("/v1/sources/esi/resume")).json()["paused"] is False
-    assert await monitor.db.read(monitor.store.paused) == set()
+    paused = (await http.post("/v1/sources/esi/pause", json={"why": "dome"})).json()
+    assert paused["paused"] is True
+    assert paused["paused_why"].startswith("by dev since ")
+    assert paused["paused_why"].endswith(" UTC: dome")
+    assert (await monitor.db.read(monitor.store.audit.held)).keys() == {"esi"}
+    resumed = (await http.post("/v1/sources/esi/resume")).json()
+    assert (resumed["paused"], resumed["paused_why"]) == (False, None)
+    assert await monitor.db.read(monitor.store.audit.held) == {}
+    deeds = (await http.get("/v1/audit")).json()
+    assert [(d["verb"], d["target"], d["why"]) for d in deeds] == [
+        ("resume", "esi", ""), ("pause", "esi", "dome"),
+    ]  # fmt: skip
     unknown = await http.post("/v1/sources/hires/pause")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_source")
     assert (await http.post("/v1/sources/esi/forget")).status_code == 422
@@ -137,6 +145,9 @@ async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: 
 async def test_a_rescan_is_planned(http: httpx.AsyncClient, order: dict[str, Any] | None) -> None:
     answer = await http.post("/v1/sources/esi/rescan", json=order)
     assert (answer.status_code, answer.json()["instrument"]) == (202, "ESI")
+    [deed] = (await http.get("/v1/audit", params={"target": "esi"})).json()
+    assert (deed["who"], deed["verb"]) == ("dev", "rescan")
+    assert deed["changed"]["resend"] is bool((order or {}).get("resend"))
     wrong = await http.post("/v1/sources/esi/rescan", json={"since": "yesterday"})
     assert wrong.status_code == 422
 

@@ -184,10 +184,11 @@ async def test_a_rescan_looks_back_an_hour_behind_the_newest(
 
 async def test_the_first_start_is_remembered(db: Database, store: Store) -> None:
     before = (await db.read(store.source_rows))["kcwi_blue"].first_start
-    await db.write(store.note_source, "kcwi_blue", paused=True)
+    await db.write(store.hold, "pause", "kcwi_blue", ("sre", "dome"))
     await db.write(store.start_sources, ["kcwi_blue", "esi"])
     rows = await db.read(store.source_rows)
-    assert (rows["kcwi_blue"].first_start, rows["kcwi_blue"].paused) == (before, True)
+    assert rows["kcwi_blue"].first_start == before
+    assert (await db.read(store.audit.held)).keys() == {"kcwi_blue"}
     assert rows["esi"].first_start > before
 
 

@@ -69,7 +69,11 @@ async def test_an_instrument_nobody_has(http: httpx.AsyncClient, new_file: MakeF
     [
         ("retry", None, {}),
         ("retry", {"why": "mended"}, {}),
-        ("release", {"waive": ["BAD"], "why": "it is fine"}, {"waive": ["BAD"]}),
+        (
+            "release",
+            {"waive": ["BAD"], "why": "it is fine"},
+            {"waive": {"BAD": "dev: it is fine"}},
+        ),
         (
             "reprocess",
             {"fraction": "padded", "progid": "C1"},
@@ -112,11 +116,41 @@ async def test_an_instrument_is_held_back_and_goes_on(
     for verb, paused in (("pause", True), ("resume", False)):
         answer = await http.post(f"/instruments/KCWI/{verb}", json=body)
         assert answer.json() == {"instrument": "KCWI", "paused": paused}
-        assert (await site.db.read(site.store.paused) == {"KCWI"}) is paused
-        assert (await site.details())["held"] == (["KCWI"] if paused else [])
+        held = (await site.details())["held"]
+        assert held.keys() == ({"KCWI"} if paused else set())
+        assert not paused or held["KCWI"].endswith("clouds" if body and body.get("why") else "-")
+    deeds = (await http.get("/audit", params={"target": "KCWI"})).json()
+    assert [(deed["verb"], deed["who"]) for deed in deeds] == [("resume", "dev"), ("pause", "dev")]
 
 
 async def test_resend_says_how_many(http: httpx.AsyncClient) -> None:
     answer = await http.post("/resend", json={"since": "2025-12-08T00:00:00Z"})
     assert answer.json() == {"resent": 0}
     assert (await http.post("/resend", json={})).status_code == 422
+
+
+async def test_a_group_is_shown_and_tried_again(
+    site: Preparer, http: httpx.AsyncClient, new_file: MakeFile
+) -> None:
+    crashed = FINDING.model_copy(update={"code": "RULE_CRASHED", "severity": "error"})
+    for number in range(3):
+        await announce(http, new_file(f"{number}.fits"))
+        job = await site.db.write(site.queue.claim, "prepare")
+        assert job is not None
+        why = crashed.model_copy(update={"message": f"KeyError: card {number} of {number}.fits"})
+        await site.db.write(site.store.end, job, Status.ERROR, [why])
+    shown = (await http.get("/parked")).json()
+    [mark] = {frame["fingerprint"] for frame in shown}
+    assert len(shown) == 3
+    assert mark.startswith("RULE_CRASHED-")
+    answer = await http.post(f"/parked/{mark}/retry", json={"why": "a better rule"})
+    assert answer.json() == {"retried": 3}
+    assert (await http.get("/parked")).json() == []
+    job = await site.db.write(site.queue.claim, "prepare")
+    assert job is not None
+    assert job.fingerprint == "", "it is counted anew"
+    assert (await http.post(f"/parked/{mark}/retry")).json() == {"retried": 0}
+    deeds = (await http.get("/audit")).json()
+    assert [(d["verb"], d["why"], d["changed"]["status"]) for d in deeds] == [
+        ("retry", "a better rule", "ERROR")
+    ] * 3

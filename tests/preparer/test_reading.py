@@ -12,6 +12,7 @@ from koa_preparer.errors import RawGone
 from koa_preparer.pipeline import frame as make
 from koa_preparer.worker.reading import Reader, read_file
 from koa_shared.config import PathMap
+from koa_shared.disks import Pulse
 from koa_shared.errors import FrameFault
 from koa_shared.fits import edit_header, read_structure
 
@@ -39,7 +40,7 @@ class Archive:
         return self.objects[key]
 
 
-async def at_once(path: str, group: str, function: Callable[[], Any], limit: float) -> Any:
+async def at_once(path: str, group: str, function: Callable[[], Any], **more: Any) -> Any:
     return function()
 
 
@@ -53,7 +54,7 @@ def reader(tmp_path: Path, archive: Archive) -> Any:
     fakes: Any = SimpleNamespace(
         config=SimpleNamespace(archive_bucket="archive"), db=None, store=None,
         disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
-        instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=1)},
+        instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=())},
     )  # fmt: skip
     return Reader(**vars(fakes))
 
@@ -85,4 +86,4 @@ async def test_the_same_bytes_come_from_the_disk_or_the_archive(
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FrameFault, match="not a regular file"):
-        read_file(str(tmp_path / "fifo"))
+        read_file(str(tmp_path / "fifo"), Pulse())

@@ -1,6 +1,7 @@
 """The preparer's ledger on both engines: known by what was read, generations (design 4)."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from koa_preparer.errors import NotAnEnd, UnknownFrame
-from koa_preparer.store import Audit, File, Store, jobs, outbox
+from koa_preparer.store import File, Store, jobs, outbox
 from koa_shared.contracts import Event, FilePrepared, FileWritten, Finding, Status, Timeline
 from koa_shared.db import Database
 from koa_shared.errors import LeaseLost
@@ -242,17 +243,17 @@ async def test_an_end_is_left_by_a_new_generation(
     job = await started(db, store, file)
     await db.write(store.end, job, Status.INVALID, [BAD])
     assert await queued(db) == []
-    options = {"waive": ["BAD"]}
-    row = await db.write(store.again, file.frame_id, verb, options, ("sre", "because"))
-    assert (row.generation, row.status, row.findings, row.options) == (2, "QUEUED", [], options)
+    order = {"waive": ["BAD"]}
+    row = await db.write(store.again, file.frame_id, verb, order, ("sre", "because"))
+    assert (row.generation, row.status, row.findings) == (2, "QUEUED", [])
+    assert row.options == {"waive": {"BAD": "sre: because"}}
     assert (row.facts, row.prepared) == (None, None)
     assert (row.origin == "reprocess") is (verb == "reprocess")
     assert await queued(db) == [("prepare", f"{file.frame_id}:2")]
-    deeds = await db.read(lambda s: list(s.scalars(select(Audit))))
-    assert [(d.who, d.verb, d.target, d.why) for d in deeds] == [
-        ("sre", verb, file.frame_id, "because")
-    ]
-    assert deeds[0].changed["status"] == "INVALID"
+    [deed] = await db.read(store.audit.last, file.frame_id)
+    assert await db.read(store.audit.last, "another") == []
+    assert (deed["who"], deed["verb"], deed["why"]) == ("sre", verb, "because")
+    assert deed["changed"] == {"generation": 1, "status": "INVALID", "waive": ["BAD"]}
     job2 = await db.write(store.queue.claim, "prepare")
     assert job2 is not None
     await db.write(store.start, job2)
@@ -286,13 +287,17 @@ async def test_a_new_generation_ends_the_old_ones_hand_over(
 
 
 async def test_paused_instruments_are_remembered(db: Database, store: Store) -> None:
-    assert await db.read(store.paused) == frozenset()
+    assert await db.read(store.audit.held) == {}
     for _ in range(2):
-        await db.write(store.pause, "KCWI", ("sre", "dome"), paused=True)
-    assert await db.read(store.paused) == {"KCWI"}
+        await db.write(store.hold, "pause", "KCWI", ("sre", "dome"))
+    held = await db.read(store.audit.held)
+    assert held.keys() == {"KCWI"}
+    assert re.fullmatch(r"by sre since \d{4}-\d\d-\d\d \d\d:\d\d UTC: dome", held["KCWI"])
     for _ in range(2):
-        await db.write(store.pause, "KCWI", ("sre", ""), paused=False)
-    assert await db.read(store.paused) == frozenset()
+        await db.write(store.hold, "resume", "KCWI", ("sre", ""))
+    assert await db.read(store.audit.held) == {}
+    deeds = [(d["verb"], d["why"]) for d in await db.read(store.audit.last, "KCWI")]
+    assert deeds == [("resume", "")] * 2 + [("pause", "dome")] * 2
 
 
 async def test_resend_hands_over_again(
@@ -303,6 +308,11 @@ async def test_resend_hands_over_again(
     job = await db.write(store.queue.claim, "handover")
     assert job is not None
     await db.write(store.handed_over, job, NOON)
-    assert await db.write(store.resend, NOON + timedelta(seconds=1)) == 0
-    assert await db.write(store.resend, NOON - timedelta(seconds=1)) == 1
+    deed = ("sre", "restored from the backup")
+    assert await db.write(store.resend, NOON + timedelta(seconds=1), deed) == 0
+    assert await db.write(store.resend, NOON - timedelta(seconds=1), deed) == 1
+    deeds = await db.read(store.audit.last)
+    assert [(d["verb"], d["why"], d["changed"]) for d in deeds] == [
+        ("resend", deed[1], {"count": 1}), ("resend", deed[1], {"count": 0}),
+    ]  # fmt: skip
     assert await queued(db) == [("handover", f"{file.frame_id}:1")]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -116,7 +117,7 @@ def test_an_end_tells_the_order_that_leaves_it(code: str, step: str, order: str)
 
 def test_a_path_that_was_announced_but_has_no_frame() -> None:
     row = {"source": "nirc2", "heard": "T", "frame_id": None, "decision": None, "reason": ""}
-    source = {"name": "nirc2", "connected": True, "paused": False}
+    source = {"name": "nirc2", "connected": True, "paused": False, "paused_why": "by me"}
     assert "the monitor looks for the file" in unknown(PATH, [row], [source])
     assert "`koa resume nirc2`" in unknown(PATH, [row], [source | {"paused": True}])
     ignored = row | {"decision": "ignored", "reason": "the path is blank"}
@@ -135,6 +136,8 @@ class Desk(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Asked)
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, Any]] = []
+        self.queries: list[dict[str, str]] = []
+        self.pages: dict[str, Any] = {}
         self.streams: list[bytes] = []
         self.resumed: list[str | None] = []
         url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -164,7 +167,10 @@ class Asked(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         token = self.headers.get("Authorization")
         desk.asked.append((where, json.loads(sent) if sent else token))
+        desk.queries.append(dict(parse_qsl(self.path.partition("?")[2])))
         status, body = desk.answers.get(where, (404, {}))
+        if desk.pages:
+            status, body = 200, desk.pages[desk.queries[-1].get("cursor", "")]
         data = json.dumps(body).encode()
         if where.endswith("/stream"):
             desk.resumed.append(self.headers.get("Last-Event-ID"))
@@ -221,15 +227,134 @@ def test_release_and_reprocess_send_only_what_was_given(desk: Desk) -> None:
     assert desk.asked[-1][1] == {"why": "", "progid": "U294"}
 
 
-def test_parked_frames_of_both_services_are_asked_of_the_ingestor(desk: Desk) -> None:
-    own = frame(Status.ERROR, step="promote", frame_id=OTHER).model_dump(mode="json")
-    early = frame(Status.ERROR).model_dump(mode="json")
-    desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [early, own], "next": None}
-    assert [row["frame_id"] for row in answer(desk.env, "parked")] == [ID, OTHER]
-    lines = koa(desk.env, "parked").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["frame_id", ID, OTHER]
-    desk.answers["GET /ingestor/v1/parked"] = 200, {"items": [], "next": None}
+def listed(desk: Desk, *frames: FrameView, refused: tuple[FrameView, ...] = ()) -> None:
+    """Have the ingestor list these frames, and hold those that the preparer refuses."""
+    page = {"items": [shown.model_dump(mode="json") for shown in frames], "next": None}
+    parked = [shown for shown in frames if shown.status is Status.ERROR]
+    items = [shown.model_dump(mode="json") for shown in (*parked, *refused)]
+    desk.answers["GET /ingestor/v1/frames"] = 200, page
+    desk.answers["GET /ingestor/v1/parked"] = 200, {"items": items, "next": None}
+
+
+def test_parked_frames_are_groups_that_failed_alike(desk: Desk) -> None:
+    broken = finding("CODE_ERROR", "prepare")
+
+    def parked(number: int, mark: str, instrument: str) -> FrameView:
+        at, name = Timeline(acquired=AT + timedelta(minutes=number)), f"{number}{ID[1:]}"
+        more = {"instrument": instrument, "timeline": at, "frame_id": name}
+        return frame(Status.ERROR, broken, fingerprint=mark, **more)
+
+    refused = frame(Status.QUEUED, step="refused", frame_id=OTHER)
+    rows = [parked(1, "A-1", "NIRC2"), parked(2, "B-2", "ESI"), parked(3, "A-1", "KCWI")]
+    listed(desk, *rows, refused=(refused,))
+    first, *others = answer(desk.env, "parked")
+    assert first == {
+        "fingerprint": "A-1", "count": 2, "first": "2026-11-23 09:07:38",
+        "last": "2026-11-23 09:09:38", "example": rows[0].frame_id, "instrument": "KCWI,NIRC2",
+        "message": "CODE_ERROR it says why",
+    }  # fmt: skip
+    assert [(row["fingerprint"], row["count"]) for row in others] == [("B-2", 1), ("refused", 1)]
+    table = koa(desk.env, "parked").stdout.splitlines()
+    assert table[0].split()[:4] == ["fingerprint", "count", "first", "last"]
+    assert table[1].startswith("A-1")
+    ids = [row["frame_id"] for row in answer(desk.env, "parked", "--all")]
+    assert ids == [*(row.frame_id for row in rows), OTHER]
+    listed(desk)
     assert koa(desk.env, "parked").stdout == "none\n"
+
+
+def test_a_group_is_retried_at_both_services(desk: Desk) -> None:
+    for service, count in (("preparer", 3), ("ingestor", 0)):
+        where = f"POST /{service}/v1/parked/KeyError-1f2e3d4c/retry"
+        desk.answers[where] = 200, {"retried": count}
+    words = ("retry", "--fingerprint", "KeyError-1f2e3d4c", "--why", "mended")
+    assert answer(desk.env, *words) == [
+        {"service": "preparer", "retried": 3}, {"service": "ingestor", "retried": 0},
+    ]  # fmt: skip
+    assert [body for _, body in desk.asked] == [{"why": "mended"}] * 2
+    desk.answers["POST /preparer/v1/parked/KeyError-1f2e3d4c/retry"] = 200, {"retried": 0}
+    result = koa(desk.env, *words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nothing that is parked has the fingerprint" in result.stderr
+
+
+def selected(desk: Desk) -> list[FrameView]:
+    """Have a night with three ends, one of which has a second finding, and one on its way."""
+    odd, other = finding("ODD", "x", Severity.WARNING), finding("OTHER", "y", Severity.WARNING)
+    found = [frame(Status.COMPLETE, odd, frame_id=f"{n}{ID[1:]}") for n in (1, 2)]
+    found += [frame(Status.COMPLETE, odd, other, frame_id=f"3{ID[1:]}")]
+    found += [frame(Status.PROCESSING, odd, frame_id=f"4{ID[1:]}")]
+    for n in (1, 2, 3, 4):
+        desk.takes("preparer", "reprocess", f"{n}{ID[1:]}")
+    listed(desk, *found)
+    return found
+
+
+SELECT = ("reprocess", "--instrument", "NIRC2", "--night", "2026-11-23", "--where", "ODD")
+
+
+def test_a_dry_run_of_many_orders_nothing(desk: Desk) -> None:
+    found = selected(desk)
+    told = answer(desk.env, *SELECT, "--dry-run")
+    assert (told["selected"], told["reprocess"], told["on its way"]) == (4, 3, 1)
+    assert [row["frame_id"] for row in told["frames"]] == [shown.frame_id for shown in found]
+    assert {row["code"] for row in told["frames"]} == {"ODD", "ODD,OTHER"}
+    assert {where for where, _ in desk.asked} == {"GET /ingestor/v1/frames"}
+    assert desk.queries[-1] == {
+        "limit": "1000", "instrument": "NIRC2", "night": "2026-11-23", "finding": "ODD",
+    }  # fmt: skip
+    text = koa(desk.env, *SELECT, "--dry-run").stdout
+    assert "reprocess        3" in text
+    assert "on its way       1" in text
+
+
+def test_many_are_prepared_again_one_by_one(desk: Desk) -> None:
+    found = selected(desk)
+    desk.refuses(f"POST /preparer/v1/frames/{found[1].frame_id}/reprocess", 409, "not_an_end")
+    told = answer(desk.env, *SELECT, "--why", "a better rule")
+    assert (told["selected"], told["ordered"], told["on its way"]) == (4, 2, 2)
+    assert [row["frame_id"] for row in told["frames"]] == [found[1].frame_id, found[3].frame_id]
+    orders = [body for where, body in desk.asked if where.startswith("POST")]
+    assert orders == [{"why": "a better rule"}] * 3
+
+
+def test_only_what_has_all_that_is_asked_for(desk: Desk) -> None:
+    selected(desk)
+    told = answer(desk.env, *SELECT, "--where", "OTHER", "--where", "COMPLETE", "--dry-run")
+    assert (told["selected"], told["reprocess"]) == (1, 1)
+    assert (desk.queries[-1]["status"], desk.queries[-1]["finding"]) == ("COMPLETE", "ODD")
+
+
+def test_one_that_fails_is_told_by_the_exit_code(desk: Desk) -> None:
+    found = selected(desk)
+    del desk.answers[f"POST /preparer/v1/frames/{found[0].frame_id}/reprocess"]
+    result = koa(desk.env, *SELECT, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["failed"], told["ordered"]) == (1, 1, 2)
+    assert "answered 404" in told["frames"][0]["decision"]
+
+
+def test_pages_are_followed_to_the_end(desk: Desk) -> None:
+    shown = frame(Status.COMPLETE).model_dump(mode="json")
+    pages = {"": ([shown], "c1"), "c1": ([shown | {"frame_id": OTHER}], None)}
+    desk.pages = {at: {"items": items, "next": after} for at, (items, after) in pages.items()}
+    told = answer(desk.env, "reprocess", "--night", "2026-11-23", "--dry-run")
+    assert [row["frame_id"] for row in told["frames"]] == [ID, OTHER]
+
+
+def test_the_audits_of_all_three_are_one_list(desk: Desk) -> None:
+    def deed(at: str, verb: str) -> dict[str, Any]:
+        return {"id": 1, "at": at, "who": "sre", "verb": verb, "target": ID, "why": "w"}
+
+    for service, at in (("monitor", "2026-11-23T01"), ("ingestor", "2026-11-23T02")):
+        desk.answers[f"GET /{service}/v1/audit"] = 200, [deed(at, service)]
+    desk.knows(frame(Status.ERROR))
+    rows = answer(desk.env, "audit", "--target", ID)
+    assert [row["service"] for row in rows] == ["preparer", "ingestor", "monitor"]
+    assert "answered 404" in rows[0]["why"], "one that is away hides no other's"
+    assert {query.get("target") for query in desk.queries[-3:]} == {ID}
+    table = koa(desk.env, "audit").stdout.splitlines()
+    assert table[0].split() == ["at", "service", "who", "verb", "target", "why"]
 
 
 def test_accept_goes_on_with_the_same_frame(desk: Desk) -> None:
@@ -248,7 +373,8 @@ def test_pause_is_of_a_source_or_in_capitals_of_an_instrument(
     desk: Desk, name: str, path: str
 ) -> None:
     desk.answers[f"POST /{path}/{name}/pause"] = 200, {"paused": True}
-    assert answer(desk.env, "pause", name) == {"paused": True}
+    assert answer(desk.env, "pause", name, "--why", "dome") == {"paused": True}
+    assert desk.asked[-1][1] == {"why": "dome"}
 
 
 def test_triggers_are_a_table_without_empty_columns(desk: Desk) -> None:
@@ -387,7 +513,8 @@ def test_a_service_that_is_away(words: tuple[str, ...], port: int, name: str) ->
     [
         ("nonsense",), ("status",), ("release", ID, "--waive", "X"), ("release", ID, "--why", "x"),
         ("accept", ID, "--why", "x"), ("accept", ID, "--as", "other", "--why", "x"),
-        ("reprocess", ID, "--fraction", "half"),
+        ("reprocess", ID, "--fraction", "half"), ("reprocess",), ("retry",),
+        ("retry", ID, "--fingerprint", "F"), ("reprocess", ID, "--night", "2026-11-23"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:
@@ -481,8 +608,11 @@ def test_a_file_that_is_no_fits(stack: Stack, env: dict[str, str]) -> None:
 
 @SIM
 def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
-    assert answer(env, "pause", "nirc2")["paused"] is True
-    assert answer(env, "pause", "NIRC2") == {"instrument": "NIRC2", "paused": True}
+    source = answer(env, "pause", "nirc2", "--why", "a dome")
+    assert source["paused"] is True
+    assert source["paused_why"].startswith("by dev since ")
+    held = answer(env, "pause", "NIRC2", "--why", "a dome")
+    assert held == {"instrument": "NIRC2", "paused": True}
     states = {row["name"]: row["paused"] for row in answer(env, "sources")}
     assert [name for name, paused in states.items() if paused] == ["nirc2"]
     table = [line.split()[:4] for line in koa(env, "sources").stdout.splitlines()]
@@ -492,10 +622,16 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     until(env, frame_id, "QUEUED")
     said = koa(env, "why", frame_id).stdout
     assert "is QUEUED: it is at the preparer for " in said
-    assert said.endswith("held back because NIRC2 is paused (`koa resume NIRC2`).\n")
+    assert "held back because NIRC2 is paused by dev since " in said
+    assert said.endswith(" UTC: a dome (`koa resume NIRC2`).\n")
     assert answer(env, "resume", "nirc2")["paused"] is False
     assert answer(env, "resume", "NIRC2") == {"instrument": "NIRC2", "paused": False}
     until(env, frame_id, "COMPLETE")
+    deeds = [(row["service"], row["verb"], row["target"]) for row in answer(env, "audit")]
+    assert deeds[:2] == [("preparer", "resume", "NIRC2"), ("monitor", "resume", "nirc2")]
+    assert ("monitor", "submit", answer(env, "status", frame_id)["path"]) in deeds
+    told = answer(env, "reprocess", "--instrument", "NIRC2", "--where", "COMPLETE", "--dry-run")
+    assert frame_id in {row["frame_id"] for row in told["frames"]}
     unknown = koa(env, "pause", "kcwi_green")
     assert unknown.exit_code == 1
     assert "404 unknown_source: no source 'kcwi_green'" in unknown.stderr

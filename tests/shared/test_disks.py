@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from koa_shared.disks import THREADS, Disks, contained
+from koa_shared.disks import THREADS, Disks, Pulse, contained
 from koa_shared.errors import DependencyDown, FrameFault
 from koa_shared.metrics import Metrics
 from koa_shared.retry import Circuits
@@ -172,3 +172,66 @@ async def test_data_roots_have_threads_of_their_own(disks: Disks) -> None:
     assert len(set(names.values())) == 5
     again = (await disks.run("/s/sdata900/b/c", "Y", thread)).rsplit("_", 1)[0]
     assert again == names["/s/sdata900/a"]
+
+
+def reading(pulse: Pulse, chunks: int, pause: float) -> Callable[[], int]:
+    """Return a read that takes long, and shows that it is alive all the time."""
+
+    def read() -> int:
+        for _ in range(chunks):
+            time.sleep(pause)
+            pulse.beat()
+        return chunks
+
+    return read
+
+
+async def test_a_slow_read_may_take_longer_than_the_limit(disks: Disks) -> None:
+    pulse = Pulse()
+    assert await disks.run(KCWI, "KCWI", reading(pulse, 8, 0.05), 0.2, pulse) == 8
+    pulse = Pulse()
+    with pytest.raises(DependencyDown):
+        await disks.run(KCWI, "KCWI", reading(pulse, 1, 0.5), 0.2, pulse)
+
+
+async def test_a_mount_that_hangs_keeps_one_call_waiting(
+    disks: Disks, hang: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others give their slots back as soon as it is silent; one is enough to look."""
+    monkeypatch.setattr("koa_shared.disks.SILENT", 0.3)
+    begun = time.monotonic()
+
+    async def call() -> float:
+        with pytest.raises(DependencyDown):
+            await disks.run(KCWI, "KCWI", lambda: hang.wait(30), 3.0)
+        return time.monotonic() - begun
+
+    waited = sorted(await asyncio.gather(*(call() for _ in range(THREADS + 2))))
+    assert len(waited) == THREADS + 2
+    assert waited[-2] < 1.5, "all but one"
+    assert 3.0 <= waited[-1] < 4.5
+    assert disks.paused() == {"KCWI"}
+
+
+async def test_a_hung_read_does_not_end_the_one_beside_it(
+    disks: Disks, hang: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("koa_shared.disks.SILENT", 0.2)
+    stuck = asyncio.create_task(disks.run(KCWI, "KCWI", lambda: hang.wait(30), 1.0))
+    await asyncio.sleep(0.05)
+    pulse = Pulse()
+    assert await disks.run(KCWI, "KCWI", reading(pulse, 12, 0.05), 1.0, pulse) == 12
+    assert disks.paused() == {"KCWI"}
+    with pytest.raises(DependencyDown):
+        await stuck
+
+
+async def test_who_waits_behind_slow_reads_is_not_given_up(
+    disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("koa_shared.disks.SILENT", 0.2)
+    pulses = [Pulse() for _ in range(THREADS)]
+    slow = [disks.run(KCWI, "KCWI", reading(p, 20, 0.05), 0.5, p) for p in pulses]
+    *counts, last = await asyncio.gather(*slow, disks.run(KCWI, "KCWI", lambda: 7, 0.5))
+    assert (counts, last) == ([20] * THREADS, 7)
+    assert disks.paused() == frozenset()

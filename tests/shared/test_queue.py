@@ -149,8 +149,8 @@ async def settle(db: Database, queue: JobQueue, job: Job, how: str) -> None:
     again: dict[str, Callable[..., Any]] = {
         "finish": queue.finish,
         "renew": queue.renew,
-        "again": lambda s, j: queue.again(s, j, 0.0, "x", counts=True),
-        "park": lambda s, j: queue.again(s, j, None, "x", counts=True),
+        "again": lambda s, j: queue.again(s, j, 0.0, "x", "F"),
+        "park": lambda s, j: queue.again(s, j, None, "x", "F"),
     }
     await db.write(again[how], job)
 
@@ -159,7 +159,7 @@ async def settle(db: Database, queue: JobQueue, job: Job, how: str) -> None:
 async def test_a_stale_worker_changes_nothing(db: Database, queue: JobQueue, how: str) -> None:
     await db.write(queue.put, NewJob("q", "a", "KCWI"))
     stale = await claim(db, queue)
-    await db.write(lambda s: queue.again(s, stale, 0.0, "", counts=False))
+    await db.write(lambda s: queue.again(s, stale, 0.0, ""))
     with pytest.raises(LeaseLost):  # given back: nobody's
         await settle(db, queue, stale, how)
     fresh = await claim(db, queue)
@@ -203,9 +203,14 @@ async def test_a_lease_that_ran_out_is_anothers(database: OpenDatabase, db: Data
     await expire(db)
     await db.write(dead.renew, lost)  # late, but nobody took it: still ours
     assert await db.write(alive.claim, "q") is None
+    assert await db.write(alive.orphans) == []
     await expire(db)
+    assert await db.write(dead.orphans) == []  # it lives, as far as it knows
+    [orphan] = await db.write(alive.orphans)
+    await db.write(alive.again, orphan, 0.0, "its worker died", "WorkerDied-1")
     taken = await claim(db, alive)
-    assert (taken.key, taken.token) == ("a", lost.token + 1)
+    assert (taken.key, taken.token, taken.attempts) == ("a", lost.token + 1, 1)
+    assert taken.is_suspect
     with pytest.raises(LeaseLost):
         await db.write(dead.finish, lost)
     await db.write(alive.finish, taken)
@@ -225,8 +230,10 @@ async def test_a_lease_is_a_minute_of_the_databases_clock(db: Database, queue: J
 async def test_recover_takes_nothing_from_a_living_replica(db: Database, queue: JobQueue) -> None:
     await db.write(queue.put, NewJob("q", "a", "KCWI"))
     job = await claim(db, queue)
-    await db.write(JobQueue(jobs).recover)
-    assert await db.write(JobQueue(jobs).claim, "q") is None
+    other = JobQueue(jobs)
+    await db.write(other.recover)
+    assert await db.write(other.orphans) == []
+    assert await db.write(other.claim, "q") is None
     await db.write(queue.finish, job)
 
 
@@ -239,20 +246,25 @@ async def test_recover_takes_back_what_the_dead_process_held(
         await db.write(dead.put, NewJob("q", key, "KCWI"))
         job = None if key == "late" else await claim(db, dead)
         if key == "parked" and job is not None:
-            await db.write(dead.again, job, None, "why", counts=True)
+            await db.write(dead.again, job, None, "why", "x")
     late = update(jobs).where(jobs.c.key == "late").values(not_before=1e15)
     await db.write(run, late)  # the host's clock began anew
+    await db.write(dead.put, NewJob("q", "failed", "KCWI", delay=30))  # a restart is no mercy
     again, reborn = database(), JobQueue(jobs)
     assert await again.write(reborn.claim, "q") is None
     await again.write(reborn.recover)
+    assert await again.write(dead.orphans) == []
+    [orphan] = await again.write(reborn.orphans)
+    await again.write(reborn.again, orphan, 0.0, "WorkerDied()")
     assert await keys(again, reborn) == ["late", "held"]  # others go first
-    assert await again.read(rows, "state") == [("leased",), ("parked",), ("leased",)]
+    states = [("leased",), ("parked",), ("leased",), ("ready",)]
+    assert await again.read(rows, "state") == states
     assert (await again.read(rows, "token"))[0] == (2,)
 
 
 async def test_again_waits_and_counts(db: Database, queue: JobQueue) -> None:
     await db.write(queue.put, NewJob("q", "a", "KCWI"))
-    await db.write(queue.again, await claim(db, queue), 0.15, "busy", counts=False)
+    await db.write(queue.again, await claim(db, queue), 0.15, "busy")
     assert await db.write(queue.claim, "q") is None
     due = await db.read(queue.next_in, "q")
     assert due is not None
@@ -260,7 +272,7 @@ async def test_again_waits_and_counts(db: Database, queue: JobQueue) -> None:
     await asyncio.sleep(due)
     job = await claim(db, queue)
     assert (job.attempts, job.token) == (0, 2)
-    await db.write(queue.again, job, 0.0, "broken" * 1000, counts=True)
+    await db.write(queue.again, job, 0.0, "broken" * 1000, "x")
     assert (await claim(db, queue)).attempts == 1
     error = (await db.read(rows, "error"))[0][0]
     assert error.startswith("broken")
@@ -286,7 +298,7 @@ async def test_next_in_looks_at_what_waits(db: Database, queue: JobQueue) -> Non
 
 async def test_parked_until_an_operator_says_so(db: Database, queue: JobQueue) -> None:
     await db.write(queue.put, NewJob("q", "a", "KCWI"))
-    await db.write(queue.again, await claim(db, queue), None, "why", counts=True)
+    await db.write(queue.again, await claim(db, queue), None, "why", "x")
     assert await db.write(queue.claim, "q") is None
     assert await db.read(queue.next_in, "q") is None
     assert await db.read(rows, "state", "error") == [("parked", "why")]
@@ -302,7 +314,7 @@ async def test_depths(db: Database, queue: JobQueue) -> None:
     for key in "abcd":
         await db.write(queue.put, NewJob("q", key, "KCWI"))
     await db.write(queue.put, NewJob("other", "a", "KCWI"))
-    await db.write(queue.again, await claim(db, queue), None, "", counts=True)
+    await db.write(queue.again, await claim(db, queue), None, "", "x")
     await claim(db, queue)
     older = update(jobs).where(jobs.c.key == "d").values(created_at=jobs.c.created_at - 100)
     await db.write(run, older)

@@ -11,20 +11,19 @@ from pydantic import AwareDatetime, BaseModel
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Level, Page, Status
 from koa_shared.errors import Conflict
-from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer
+from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer, Why, groups
 
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NotArchived, Proprietary
-from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
+router.include_router(groups)
 IDLE = 15.0  # seconds between comments that keep a quiet stream open
 
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
-Why = Annotated[str, Body(embed=True, description="the reason, for the record")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
 
@@ -55,6 +54,7 @@ class Filters(BaseModel):
     path: str | None = None
     name: str | None = None
     koaid: str | None = None
+    finding: str | None = None
     since: AwareDatetime | None = None
     limit: Annotated[int, Query(ge=1, le=1000)] = 100
     cursor: str | None = None
@@ -158,12 +158,6 @@ async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
     """Return the frames that are ERROR, or that the preparer refuses; the newest 1,000."""
     rows = await ctx.db.read(ctx.store.parked)
     return Page(items=[view(row.model_dump(), caller) for row in rows])
-
-
-@router.get("/audit", summary="What operators did")
-async def audit(ctx: Ctx, _: Operator) -> list[Audit]:
-    """Return the last 200 deeds: who, when, why, what changed."""
-    return list(await ctx.db.read(ctx.store.audits))
 
 
 @router.get("/sources", summary="The last report about every keyword source")

@@ -29,3 +29,5 @@ class RangeNotSatisfiable(Rejected):
 
 class VerificationFailed(Exception):
     """An archived object is not what was declared."""
+
+    finding = "VERIFICATION_FAILED"

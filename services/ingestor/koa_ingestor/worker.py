@@ -27,7 +27,6 @@ logger = structlog.get_logger("koa_ingestor")
 PARALLEL = 3  # copies of one frame at a time: the large one and the small ones beside it
 STEP_LIMIT = 300.0  # s; copying and reading back the largest frame of all
 CLAIM_WAIT = 0.2  # s until another frame of the same KOAID is looked at again
-CODES = {VerificationFailed: "VERIFICATION_FAILED", ObjectMissing: "STAGING_MISSING"}
 
 
 @dataclass
@@ -76,8 +75,9 @@ class Worker:
         timeline = Timeline(copy_start=start, copy_end=utcnow())
 
         def commit(session: Session) -> Frame:
+            frame = self.store.commit(session, job, prepared, version, timeline)
             self.store.plan_sweep(session, prepared, self.config.staging_keep_seconds)
-            return self.store.commit(session, job, prepared, version, timeline)
+            return frame
 
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
@@ -120,22 +120,18 @@ class Worker:
             )  # fmt: skip
 
         def settle(session: Session) -> Frame:
+            frame = self.store.end(session, job, finding, status)
             if status is Status.DUPLICATE:
                 self.store.plan_sweep(session, prepared, self.config.staging_keep_seconds)
-            return self.store.end(session, job, finding, status)
+            return frame
 
         frame = await self.db.write(settle)
         self._count(frame, [finding])
         logger.warning("Frame not archived", status=status, why=finding.message)
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
-        error = failure.error
-        finding = Finding(
-            code=CODES.get(type(error), "CODE_ERROR"), severity=Severity.ERROR,
-            step="promote", message=str(error) or repr(error),
-        )  # fmt: skip
         status = Status.ERROR if failure.delay is None else None
-        self.store.note(session, job, finding, status, failure)
+        self.store.note(session, job, failure.finding("promote"), status, failure)
 
     async def sweep(self, job: Job) -> None:
         """Empty a frame's staging; a canary leaves the archive, too."""

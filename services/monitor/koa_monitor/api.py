@@ -3,18 +3,28 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict
 
 from koa_shared import contracts as c
 from koa_shared import logs
 from koa_shared.ids import normal_path
 from koa_shared.instruments import Instrument
-from koa_shared.web import Ctx, Operator, Producer
+from koa_shared.web import Ctx, Operator, Producer, Why
 
 from .errors import FileMissing, UnknownInstrument, UnknownSource
 from .pipeline import Stat, file_written, instrument_of, refusal
 
 router = APIRouter(prefix="/v1")
+
+
+class Rescan(BaseModel):
+    """How far back, and the reason."""
+
+    model_config = ConfigDict(extra="forbid")
+    since: c.Time | None = None
+    resend: bool = False
+    why: str = ""
 
 
 class TriggerView(c.Trigger):
@@ -47,21 +57,22 @@ async def list_sources(ctx: Ctx, _: Operator) -> Any:
 
 @router.post("/sources/{name}/rescan", status_code=202, summary="Compare the disks with the ledger")
 async def rescan(
-    _: Operator, instrument: InstrumentOf, ctx: Ctx, *,
-    since: Annotated[c.Time | None, Body()] = None, resend: Annotated[bool, Body()] = False,
-) -> dict[str, str]:  # fmt: skip
+    who: Operator, instrument: InstrumentOf, ctx: Ctx, name: str, order: Rescan | None = None
+) -> dict[str, str]:
     """Look for files that nobody announced since then; `resend`: announce known ones again."""
-    order = {"since": since and since.isoformat(), "resend": resend}
-    await ctx.db.write(ctx.store.plan_rescan, instrument.name, order)
+    order = order or Rescan()
+    deed, options = (who.name, order.why), order.model_dump(mode="json", exclude={"why"})
+    await ctx.db.write(ctx.store.order_rescan, name, instrument.name, options, deed)
     return {"instrument": instrument.name, "decision": "planned"}
 
 
 @router.post("/sources/{name}/{verb}", summary="Hold a source's broadcasts back, or let them go on")
 async def pause(
-    _: Operator, __: InstrumentOf, name: str, verb: Literal["pause", "resume"], ctx: Ctx
-) -> c.SourceState:
+    who: Operator, _: InstrumentOf, name: str, verb: Literal["pause", "resume"], ctx: Ctx,
+    why: Why = "",
+) -> c.SourceState:  # fmt: skip
     """Broadcasts are still written down; what was held back is worked off, newest first."""
-    await ctx.db.write(ctx.store.pause, name, paused=verb == "pause")
+    await ctx.db.write(ctx.store.hold, verb, name, (who.name, why))
     states: dict[str, c.SourceState] = {s.name: s for s in await ctx.source_states()}
     return states[name]
 
@@ -82,7 +93,7 @@ async def triggers(
 
 @router.post("/files", status_code=202, summary="Name a file that should be archived")
 async def submit(
-    submission: c.Submission, ctx: Ctx, _: Producer, response: Response
+    submission: c.Submission, ctx: Ctx, who: Producer, response: Response
 ) -> c.Submitted:
     """Take a file on as if its instrument had announced it."""
     path = normal_path(submission.path)
@@ -98,7 +109,8 @@ async def submit(
     stat = Stat(path, found.st_size, found.st_mtime_ns)
     where = (instrument.name, submission.source or "manual")
     file = file_written(stat, where, c.utcnow(), c.Origin.MANUAL)
-    decision, reason = await ctx.db.write(ctx.store.accept, file, logs.traceparent())
+    deed = (who.name, submission.why)
+    decision, reason = await ctx.db.write(ctx.store.submit, file, logs.traceparent(), deed)
     response.status_code = 202 if decision == "accepted" else 200
     return c.Submitted(frame_id=file.frame_id, decision=decision, reason=reason)
 

@@ -81,9 +81,11 @@ class Monitor(service.Service):
     async def source_states(self) -> list[SourceState]:
         """Return the state of every source."""
         rows = await self.db.read(self.store.source_rows)
+        held = await self.db.read(self.store.audit.held)
         return [
             SourceState(
                 **rows[keyword.name].model_dump(exclude={"first_start"}),
+                paused=keyword.name in held, paused_why=held.get(keyword.name),
                 instrument=self.sources[keyword.name].name,
                 connected=keyword.connected, heartbeat_age=keyword.heartbeat_age,
             )

@@ -9,6 +9,7 @@ from sqlalchemy import UniqueConstraint, func, or_
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, Session, SQLModel, col, select, update
 
+from koa_shared.audit import Audit, Deed
 from koa_shared.contracts import (
     Event,
     FileWritten,
@@ -35,6 +36,7 @@ class Base(SQLModel, registry=registry()):
 
 
 metadata = Base.metadata
+audit = Audit(metadata)
 jobs = job_table(metadata)
 outbox = outbox_table(metadata)
 
@@ -78,7 +80,6 @@ class SourceRow(Base, table=True):
     """What is remembered of a source between starts."""
 
     name: str = Field(primary_key=True)
-    paused: bool = False
     last_value: str | None = None
     last_frame_at: datetime | None = time_field(default=None)
     first_start: datetime = time_field()
@@ -88,26 +89,21 @@ class Store:
     """All SQL of the monitor; every method is a function of a session."""
 
     def __init__(self, queue: JobQueue, events: Outbox) -> None:
-        self.queue, self.events = queue, events
+        self.queue, self.events, self.audit = queue, events, audit
 
     def start_sources(self, session: Session, names: list[str]) -> None:
         """Note sources that are new."""
         for name in names:
-            values = {"name": name, "paused": False, "first_start": utcnow()}
-            insert_new(session, SourceRow, values)
+            insert_new(session, SourceRow, {"name": name, "first_start": utcnow()})
 
     def note_source(self, session: Session, /, name: str, **values: Any) -> None:
         """Change what is remembered of a source."""
         session.execute(update(SourceRow).where(col(SourceRow.name) == name).values(values))
 
-    def pause(self, session: Session, name: str, *, paused: bool) -> None:
+    def hold(self, session: Session, verb: str, name: str, deed: Deed) -> None:
         """Hold a source's broadcasts back, or let them go on."""
-        self.note_source(session, name, paused=paused)
+        self.audit.hold(session, verb, name, deed)
         self.queue.nudge(session, "resolve")
-
-    def paused(self, session: Session) -> frozenset[str]:
-        """Return the sources that are held back."""
-        return frozenset(session.exec(select(SourceRow.name).where(col(SourceRow.paused))))
 
     def source_rows(self, session: Session) -> dict[str, SourceRow]:
         """Return what is remembered of the sources."""
@@ -126,6 +122,15 @@ class Store:
             "resolve", str(number), heard.source, told, sort_at=-float(number), trace=trace
         )  # fmt: skip
         self.queue.put(session, job)
+
+    def submit(
+        self, session: Session, file: FileWritten, trace: str, deed: Deed
+    ) -> tuple[str, str]:
+        """Take on a file that a person names."""
+        decision, reason = self.accept(session, file, trace)
+        told = {"frame_id": file.frame_id, "decision": decision}
+        self.audit.record(session, "submit", file.path, deed, **told)
+        return decision, reason
 
     def decide(self, session: Session, /, job: Job, **decided: Any) -> None:
         """Record what was decided about a broadcast."""
@@ -188,7 +193,7 @@ class Store:
 
     def refused(self, session: Session, job: Job, why: str) -> None:
         """The preparer refused it for good: park it, and say so."""
-        self.queue.again(session, job, None, why, counts=True)
+        self.queue.again(session, job, None, why, "refused")
         found = Finding(code="ANNOUNCE_REFUSED", severity="error", step="refused", message=why)
         self._tell(session, FileWritten.model_validate(job.payload), 1, "refused", found)
 
@@ -242,6 +247,13 @@ class Store:
             payload = payload | {"since": self.since(session, instrument).isoformat()}
         if not self.queue.put(session, NewJob("rescan", key, instrument, payload, delay=delay)):
             self.queue.unpark(session, "rescan", key)
+
+    def order_rescan(
+        self, session: Session, source: str, instrument: str, order: dict[str, Any], deed: Deed
+    ) -> None:
+        """Have an instrument's disks compared with the ledger because an operator says so."""
+        self.plan_rescan(session, instrument, order)
+        self.audit.record(session, "rescan", source, deed, **order)
 
     def rescanned(self, session: Session, job: Job, instrument: str, young: set[str]) -> None:
         """A rescan is done; look later at the directories of files that still settle."""

@@ -6,6 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -14,7 +15,7 @@ from sqlmodel import Session
 from koa_shared import logs
 from koa_shared.client import PeerRefused, Preparer
 from koa_shared.contracts import FileWritten, Inventory, Origin, Trigger, utcnow
-from koa_shared.disks import Disks
+from koa_shared.disks import Disks, Pulse
 from koa_shared.errors import NotYet
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
@@ -36,7 +37,7 @@ from .store import SETTLED, Broadcast, Store
 
 logger = structlog.get_logger("koa_monitor")
 
-RESCAN_LIMIT = 300.0  # s; a whole data root over NFS
+RESCAN_LIMIT = 60.0  # s without a file; one directory of thousands over NFS
 # A directory untouched for two days before the look-back holds nothing new; files
 # rewritten in place do not touch it, so younger ones are read whole.
 OLD_DIRECTORY = timedelta(days=2)
@@ -68,7 +69,7 @@ class Worker:
     def _paused(self, session: Session) -> frozenset[str]:
         stuck = self.disks.paused()
         names = (name for name, (_, i) in self._sources.items() if i.name in stuck)
-        return self.store.paused(session).union(names)
+        return frozenset(self.store.audit.held(session)).union(names)
 
     async def resolve(self, job: Job) -> None:
         """Decide about one broadcast: a new frame, a known one, or none."""
@@ -131,8 +132,9 @@ class Worker:
         directory = order.get("directory")
         found: list[Stat] = []
         for root in [directory] if directory else instrument.roots:
-            walk = lambda root=root: self._walk(instrument, root, since, flat=bool(directory))  # noqa: E731
-            found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT)
+            pulse, flat = Pulse(), bool(directory)
+            walk = partial(self._walk, instrument, root, since, pulse=pulse, flat=flat)
+            found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
         fresh = [stat for stat in found if stat.frame_id not in known]
@@ -169,17 +171,19 @@ class Worker:
         return file.frame_id
 
     def _walk(
-        self, instrument: Instrument, root: str, since: datetime, *, flat: bool
+        self, instrument: Instrument, root: str, since: datetime, *, flat: bool, pulse: Pulse
     ) -> list[Stat]:
         """Return the files under `root` written since then (runs in a thread)."""
         out = []
         oldest, old_directory = since.timestamp(), (since - OLD_DIRECTORY).timestamp()
         for folder, inner, names in os.walk(self.disks.map.local(root), onerror=unless_gone):
+            pulse.beat()
             if flat:
                 inner.clear()
             if Path(folder).stat().st_mtime < old_directory:
                 continue
             for name in names:
+                pulse.beat()
                 path = self.disks.map.announced(f"{folder}/{name}")
                 try:
                     seen = Path(folder, name).stat()

@@ -9,9 +9,10 @@ from koa_shared import logs
 from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
-from koa_shared.web import Ctx, Operator, Producer
+from koa_shared.web import Ctx, Operator, Producer, Why, groups
 
 router = APIRouter(prefix="/v1")
+router.include_router(groups)
 
 
 class Order(BaseModel):
@@ -72,19 +73,18 @@ async def again(
 @router.post("/instruments/{name}/{verb}", summary="Hold an instrument's frames back, or go on")
 async def hold(
     name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator,
-    why: Annotated[str, Body(embed=True)] = "",
+    why: Why = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Held back, frames are still accepted and wait; then they go on, newest first."""
     _check_known(ctx, name)
-    paused = verb == "pause"
-    await ctx.db.write(ctx.store.pause, name, (who.name, why), paused=paused)
-    return {"instrument": name, "paused": paused}
+    await ctx.db.write(ctx.store.hold, verb, name, (who.name, why))
+    return {"instrument": name, "paused": verb == "pause"}
 
 
 @router.post("/resend", summary="Hand over again what was prepared since then")
 async def resend(
-    since: Annotated[Time, Body(embed=True)], ctx: Ctx, _: Operator
+    since: Annotated[Time, Body(embed=True)], ctx: Ctx, who: Operator, why: Why = ""
 ) -> dict[str, int]:  # fmt: skip
     """For an ingestor whose catalogue was restored from a backup."""
-    count = await ctx.db.write(ctx.store.resend, since)
+    count = await ctx.db.write(ctx.store.resend, since, (who.name, why))
     return {"resent": count}

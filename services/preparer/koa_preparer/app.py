@@ -73,8 +73,7 @@ class Preparer(service.Service):
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of dependencies, and which instruments are held back."""
-        held = await self.db.read(self.store.paused)
-        return await super().details() | {"held": sorted(held)}
+        return await super().details() | {"held": await self.db.read(self.store.audit.held)}
 
 
 create_app = partial(service.create, Preparer, router)

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, Session, SQLModel, col, select
 
+from koa_shared.audit import Audit, Deed
 from koa_shared.contracts import (
     Event,
     FilePrepared,
@@ -18,6 +19,7 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.db import insert_new, json_field, time_field
+from koa_shared.jobs.fingerprint import mark
 from koa_shared.jobs.outbox import Outbox, outbox_table
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 from koa_shared.jobs.workshop import Failure
@@ -40,6 +42,7 @@ class Base(SQLModel, registry=registry()):
 
 
 metadata = Base.metadata
+audit = Audit(metadata)
 jobs = job_table(metadata)
 outbox = outbox_table(metadata)
 
@@ -74,6 +77,7 @@ class File(Base, table=True):
     prepared: dict[str, Any] | None = json_field()
     attempt: int = 0
     next_attempt_at: datetime | None = time_field(default=None)
+    fingerprint: str | None = Field(default=None, index=True)  # of an ERROR
 
     def merge(self, timeline: Timeline) -> None:
         """Add what is new to the timeline; nothing is rewritten."""
@@ -81,29 +85,11 @@ class File(Base, table=True):
         self.timeline = merged.model_dump(mode="json", exclude_none=True)
 
 
-class Paused(Base, table=True):
-    """An instrument whose frames an operator holds back."""
-
-    instrument: str = Field(primary_key=True)
-
-
-class Audit(Base, table=True):
-    """An operator's deed."""
-
-    id: int | None = Field(default=None, primary_key=True)
-    at: datetime = time_field()
-    who: str
-    verb: str
-    target: str
-    why: str = ""
-    changed: dict[str, Any] = json_field()
-
-
 class Store:
     """Announced files, what became of them, and what is still to do."""
 
     def __init__(self, queue: JobQueue, events: Outbox) -> None:
-        self.queue, self.events = queue, events
+        self.queue, self.events, self.audit = queue, events, audit
 
     def announce(self, session: Session, file: FileWritten, trace: str) -> tuple[bool, File]:
         """Take a file on, once; a file equal to what was *read* is the same frame."""
@@ -154,9 +140,6 @@ class Store:
     def _row(self, session: Session, job: Job, *, done: bool = False) -> File:
         """Return a job's file, locked; raises LeaseLost unless the job is ours."""
         (self.queue.finish if done else self.queue.renew)(session, job)
-        return self._locked(session, job)
-
-    def _locked(self, session: Session, job: Job) -> File:
         mine = select(File).where(File.frame_id == job.key.rsplit(":", 1)[0])
         return session.exec(mine.with_for_update()).one()
 
@@ -204,15 +187,17 @@ class Store:
 
     def end(self, session: Session, job: Job, status: Status, findings: list[Finding]) -> File:
         """End a frame that can't be prepared: INVALID, or ERROR for an operator."""
-        row = self._row(session, job, done=True)
-        self.tell(session, row, status, findings[-1].step, findings=findings)
+        row, why = self._row(session, job, done=True), findings[-1]
+        row.fingerprint = mark(why.code, why.step, why.message) if status == "ERROR" else None
+        self.tell(session, row, status, why.step, findings=findings)
         return row
 
     def note(self, session: Session, job: Job, finding: Finding, failure: Failure) -> None:
         """Note a failed attempt; the status stays, unless the job is parked."""
-        row = self._locked(session, job)
+        row, parked = self._row(session, job), failure.delay is None
         row.attempt, row.next_attempt_at = failure.attempt, failure.next_at()
-        status = Status.ERROR if failure.delay is None else Status(row.status)
+        row.fingerprint = failure.fingerprint if parked else None
+        status = Status.ERROR if parked else Status(row.status)
         self.tell(session, row, status, finding.step, findings=[finding])
 
     def enriched(self, session: Session, /, job: Job, facts: dict[str, Any], **late: Any) -> None:
@@ -241,7 +226,7 @@ class Store:
 
     def again(
         self, session: Session, frame_id: str, verb: str, options: dict[str, Any],
-        deed: tuple[str, str],
+        deed: Deed,
     ) -> File:  # fmt: skip
         """Leave an end by a new generation: retry, release or reprocess.
 
@@ -256,42 +241,39 @@ class Store:
         row.generation += 1
         row.findings, row.timeline, row.facts, row.prepared = [], {}, None, None
         row.attempt, row.next_attempt_at, row.seen_at = 0, None, None
-        row.options = (row.options or {}) | options
+        old, failed, row.fingerprint = row.options or {}, row.fingerprint or "", None
+        if waived := options.get("waive"):
+            known = old.get("waive") or {}  # code to who and why
+            options = options | {"waive": known | dict.fromkeys(waived, ": ".join(deed))}
+        row.options = old | options
         if verb == "reprocess":
             row.origin = Origin.REPROCESS
         self.tell(session, row, Status.PROCESSING, verb, Timeline(queued=utcnow()))
         row.status = Status.QUEUED  # the next attempt starts the generation
-        self._enqueue(session, row, "prepare")
-        self._audit(session, verb, frame_id, deed, changed)
+        self._enqueue(session, row, "prepare", fingerprint=failed)
+        self.audit.record(session, verb, frame_id, deed, **changed)
         return row
 
-    def _audit(
-        self, session: Session, verb: str, target: str, deed: tuple[str, str],
-        changed: dict[str, Any],
-    ) -> None:  # fmt: skip
-        who, why = deed
-        row = Audit(at=utcnow(), who=who, verb=verb, target=target, why=why, changed=changed)
-        session.add(row)
+    def retry_group(self, session: Session, fingerprint: str, deed: Deed) -> int:
+        """Try again what failed alike; from now on that is counted anew."""
+        alike = select(File.frame_id).where(File.fingerprint == fingerprint)
+        parked = session.exec(alike.where(File.status == Status.ERROR)).all()
+        for frame_id in parked:
+            self.again(session, frame_id, "retry", {}, deed)
+        self.queue.open_group(session, fingerprint)
+        return len(parked)
 
-    def pause(
-        self, session: Session, instrument: str, deed: tuple[str, str], *, paused: bool
-    ) -> None:
+    def hold(self, session: Session, verb: str, instrument: str, deed: Deed) -> None:
         """Hold an instrument's frames back, or let them go on."""
-        insert_new(session, Paused, {"instrument": instrument})
-        if not paused:
-            session.delete(session.get_one(Paused, instrument))
-        self._audit(session, "pause" if paused else "resume", instrument, deed, {})
+        self.audit.hold(session, verb, instrument, deed)
         self.queue.nudge(session, "prepare")
 
-    def paused(self, session: Session) -> frozenset[str]:
-        """Return the instruments that are held back."""
-        return frozenset(session.exec(select(Paused.instrument)))
-
-    def resend(self, session: Session, since: datetime) -> int:
+    def resend(self, session: Session, since: datetime, deed: Deed) -> int:
         """Hand over again what was prepared since then; the ingestor knows its own."""
         sent = select(File).where(File.status == Status.TRANSFERRED, File.detected >= since)
         sent = sent.where(File.origin != Origin.CANARY)  # it removes these
         rows = session.exec(sent).all()
         for row in rows:
             self._enqueue(session, row, "handover", later=BACKLOG)
+        self.audit.record(session, "resend", f"{since:%Y-%m-%dT%H:%M:%SZ}", deed, count=len(rows))
         return len(rows)

@@ -23,9 +23,10 @@ from ..errors import DependencyDown, KoaError
 from .koa import Koa, Peers
 
 COLUMNS = (
-    "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword", "value", "connected",
-    "paused", "heartbeat_age", "last_frame_at", "status", "step", "path", "decision", "reason",
-    "code", "severity", "message", "size",
+    "at", "service", "who", "verb", "target", "why", "retried", "fingerprint", "count", "first",
+    "last", "example", "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword",
+    "value", "connected", "paused", "paused_why", "heartbeat_age", "last_frame_at", "status",
+    "step", "path", "decision", "reason", "code", "severity", "message", "size", "changed",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -81,7 +82,8 @@ def add(method: Callable[..., Awaitable[Any]]) -> None:
     def command(*, as_json: bool, **options: Any) -> None:
         answer = asyncio.run(reach(lambda koa: method(koa, **options)))
         typer.echo(to_json(answer, indent=2) if as_json else text(answer))
-        if getattr(answer, "decision", "") == "ignored":
+        failed = isinstance(answer, dict) and {"failed", "refused"} & answer.keys()
+        if failed or getattr(answer, "decision", "") == "ignored":
             raise typer.Exit(1)
 
     plain = signature(method)

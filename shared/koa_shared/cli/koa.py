@@ -10,13 +10,15 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import Field
-from typer import Option
+from pydantic_core import to_jsonable_python
+from typer import Argument, BadParameter, Option
 
 from ..client import Client, Ingestor, Monitor, PeerRefused, Preparer
 from ..config import PeerUrl, Settings
-from ..contracts import FrameView, Status, Submission, Submitted, utcnow
+from ..contracts import FrameView, Page, Status, Submission, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
+from .many import fits, groups, plan, selection, summary
 from .why import sentence, unknown
 
 Why = Annotated[str, Option(help="The reason, for the record.")]
@@ -24,10 +26,20 @@ Text = Annotated[str | None, Option()]
 Codes = Annotated[list[str], Option(help="A finding's code; may be repeated.")]
 As = Annotated[Literal["version", "padded"], Option("--as")]
 Fraction = Annotated[Literal["production", "padded"] | None, Option()]
+Name = Annotated[str | None, Argument()]
+All = Annotated[bool, Option("--all", help="Each frame.")]
+Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 
 
 def _here(port: int) -> str:
     return f"http://127.0.0.1:{port + int(os.environ.get('PORT_OFFSET') or 0)}"
+
+
+def _one(name: str | None, *many: Any) -> str | None:
+    """Return the frame's name, None if options say which ones; it must be one or the other."""
+    if bool(name) == any(many):
+        raise BadParameter("name one frame, or say by options which ones")
+    return name
 
 
 class Peers(Settings):
@@ -48,9 +60,11 @@ class Koa:
         self._preparer = Preparer("preparer", peers.preparer_url, http)
         self.ingestor = Ingestor("ingestor", peers.ingestor_url, http)
 
-    async def submit(self, path: str, instrument: Text = None, source: Text = None) -> Submitted:
+    async def submit(
+        self, path: str, instrument: Text = None, source: Text = None, why: Why = ""
+    ) -> Submitted:
         """Have a file archived that nobody announced; exit code 1 if it is ignored."""
-        order = Submission(path=path, instrument=instrument, source=source)
+        order = Submission(path=path, instrument=instrument, source=source, why=why)
         return await self._monitor.submit(order)
 
     async def status(self, name: str) -> FrameView:
@@ -100,23 +114,74 @@ class Koa:
         told = await self.why(str(sent.frame_id))
         raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
 
-    async def parked(self) -> Any:
-        """List the frames that wait for an operator, in whatever service."""
-        return (await self.ingestor.json("GET", "/v1/parked"))["items"]
+    async def parked(self, all_: All = False) -> Any:
+        """List what waits for an operator: groups that failed alike, or (--all) the frames."""
+        found = await self._every(status=Status.ERROR)
+        page = await self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
+        found += [frame for frame in page.items if frame.status is not Status.ERROR]
+        return found if all_ else groups(found)
 
-    async def retry(self, name: str, why: Why = "") -> Any:
-        """Try an ERROR or INVALID frame again, at the service where it ended."""
-        return await self._order(name, "retry", why=why)
+    async def retry(self, name: Name = None, fingerprint: Text = None, why: Why = "") -> Any:
+        """Try an ERROR or INVALID frame again where it ended, or all that failed alike."""
+        if one := _one(name, fingerprint):
+            return await self._order(one, "retry", why=why)
+        where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
+        for peer in (self._preparer, self.ingestor):
+            tried.append({"service": peer.name} | await peer.order(where, why=why))
+        if not any(row["retried"] for row in tried):
+            raise NotFound(f"nothing that is parked has the fingerprint {fingerprint}")
+        return tried
 
     async def release(self, name: str, waive: Codes, why: Why) -> Any:
         """Let a frame pass in spite of the findings that are waived."""
         return await self._order(name, "release", waive=waive, why=why)
 
     async def reprocess(
-        self, name: str, why: Why = "", progid: Text = None, fraction: Fraction = None
-    ) -> Any:
-        """Make a frame's products anew: a new generation and version."""
-        return await self._order(name, "reprocess", why=why, progid=progid, fraction=fraction)
+        self, name: Name = None, why: Why = "", progid: Text = None, fraction: Fraction = None,
+        instrument: Text = None, night: Text = None, where: Where = None, dry_run: bool = False,
+    ) -> Any:  # fmt: skip
+        """Make a frame's products anew, or those of all that are selected: a new version.
+
+        Repeat it if it broke off; frames on their way are skipped.
+        """
+        options = {"why": why, "progid": progid, "fraction": fraction}
+        if one := _one(name, instrument, night, where):
+            return await self._order(one, "reprocess", **options)
+        chosen = await self._every(**selection(instrument, night, where or ()))
+        rows = {frame.frame_id: plan(frame) for frame in chosen if fits(frame, where or ())}
+        for frame_id, row in rows.items() if not dry_run else ():
+            if row["decision"] == "reprocess":
+                row["decision"] = await self._reprocess(frame_id, **options)
+        return summary(list(rows.values()), dry_run=dry_run)
+
+    async def _reprocess(self, frame_id: str, **options: Any) -> str:
+        try:
+            await self._preparer.order(f"frames/{frame_id}/reprocess", **options)
+        except PeerRefused as refusal:
+            return "on its way" if refusal.code == "not_an_end" else f"refused, {refusal}"
+        except DependencyDown as down:
+            return f"failed, {down}"
+        return "ordered"
+
+    async def _every(self, **filters: Any) -> list[FrameView]:
+        """Return all frames that match."""
+        page = await self.ingestor.frames(limit=1000, **filters)
+        found = page.items
+        while page.next:
+            page = await self.ingestor.frames(limit=1000, cursor=page.next, **filters)
+            found += page.items
+        return found
+
+    async def audit(self, target: Text = None) -> Any:
+        """List what operators did, at all services, newest first."""
+        rows = list[dict[str, Any]]()
+        for peer in (self._monitor, self._preparer, self.ingestor):
+            try:
+                found = await peer.json("GET", "/v1/audit", target=target)
+            except DependencyDown as down:
+                found = [{"at": to_jsonable_python(utcnow()), "why": str(down)}]
+            rows += [{"service": peer.name} | row for row in found]
+        return sorted(rows, key=lambda row: row["at"], reverse=True)
 
     async def accept(self, name: str, as_: As, why: Why) -> Any:
         """Decide a KOAID conflict: the same exposure (version) or another one (padded)."""
@@ -128,25 +193,26 @@ class Koa:
                 raise
         return await self.reprocess(frame_id, why, fraction="padded")
 
-    async def pause(self, name: str) -> Any:
+    async def pause(self, name: str, why: Why = "") -> Any:
         """Hold back a source of the monitor or (in capitals) an instrument of the preparer."""
-        return await self._switch(name, "pause")
+        return await self._switch(name, "pause", why)
 
-    async def resume(self, name: str) -> Any:
+    async def resume(self, name: str, why: Why = "") -> Any:
         """Let go on what was paused."""
-        return await self._switch(name, "resume")
+        return await self._switch(name, "resume", why)
 
-    async def _switch(self, name: str, verb: str) -> Any:
+    async def _switch(self, name: str, verb: str, why: str) -> Any:
         if name.isupper():
-            return await self._preparer.json("POST", f"/v1/instruments/{quote(name)}/{verb}")
-        return await self._monitor.json("POST", f"/v1/sources/{quote(name)}/{verb}")
+            return await self._preparer.order(f"instruments/{quote(name)}/{verb}", why=why)
+        return await self._monitor.order(f"sources/{quote(name)}/{verb}", why=why)
 
     async def _order(self, name: str, verb: str, **options: Any) -> Any:
         frame = await self.status(name)
         where = {"retry": self._owner(frame), "accept": self.ingestor}
         peer = where.get(verb, self._preparer)
-        answer = await peer.order(frame.frame_id, verb, **options)
-        return {"service": peer.name} | answer.model_dump()
+        return {"service": peer.name} | await peer.order(
+            f"frames/{frame.frame_id}/{verb}", **options
+        )
 
     def _owner(self, frame: FrameView) -> Client:
         """Return who has a frame: the ingestor once it was handed it, else the preparer."""
@@ -161,6 +227,6 @@ class Koa:
         except DependencyDown as down:
             return [str(down)]
         found = [f"{k} is down ({v})" for k, v in state["circuits"].items() if v != "closed"]
-        if instrument in state.get("held", ()):
-            found.append(f"{instrument} is paused (`koa resume {instrument}`)")
+        if instrument in (held := state.get("held", {})):
+            found.append(f"{instrument} is paused {held[instrument]} (`koa resume {instrument}`)")
         return found

@@ -70,6 +70,6 @@ def unknown(path: str, triggers: list[Any], sources: list[Any]) -> str:
     text = f"{last['source']} announced {path} at {last['heard']}"
     if last["frame_id"]:
         return f"{text}: `koa why {last['frame_id']}` tells more."
-    if any(row["paused"] for row in sources if row["name"] == last["source"]):
-        return f"{text} but is paused: `koa resume {last['source']}`."
+    for why in [s["paused_why"] for s in sources if s["name"] == last["source"] and s["paused"]]:
+        return f"{text} but is paused {why}: `koa resume {last['source']}`."
     return f"{text}: {last['reason'] or 'the monitor looks for the file, nothing to do'}."

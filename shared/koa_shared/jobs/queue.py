@@ -18,6 +18,7 @@ from sqlmodel import Session
 
 from ..db import JsonColumn, after_commit, insert_new, is_postgresql, notify
 from ..errors import LeaseLost
+from .fingerprint import DIED
 
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
@@ -31,8 +32,10 @@ def job_table(metadata: sa.MetaData) -> sa.Table:
         "size": sa.BigInteger, "payload": JsonColumn, "created_at": sa.Float,
         "not_before": sa.Float, "lease_until": sa.Float, "owner": sa.String(64),
         "token": sa.Integer, "attempts": sa.Integer, "error": sa.Text, "trace": sa.String(64),
+        "fingerprint": sa.String(64),
     }  # fmt: skip
-    columns = [sa.Column(name, kind, nullable=False) for name, kind in kinds.items()]
+    find = "fingerprint"  # the one that is looked for
+    columns = [sa.Column(n, k, nullable=False, index=n == find) for n, k in kinds.items()]
     key = sa.Column("id", sa.Integer, primary_key=True)
     once = sa.UniqueConstraint("queue", "key")
     # An id is never given twice: it fences with the token.
@@ -52,6 +55,7 @@ class NewJob:
     size: int = 0
     trace: str = ""
     delay: float = 0.0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,12 @@ class Job:
     token: int
     attempts: int
     trace: str
+    fingerprint: str  # of the last failure that counted
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its worker died the last time: then it runs alone."""
+        return self.fingerprint.startswith(DIED)
 
 
 class JobQueue:
@@ -92,16 +102,20 @@ class JobQueue:
         return {"state": "leased", "owner": self.owner, "lease_until": until}
 
     def recover(self, session: Session) -> None:
-        """At start on SQLite: take back what the dead process held."""
+        """At start on SQLite: delays were on a clock that may have begun anew with the host."""
         if not is_postgresql(session):
-            t = self.table.c
-            state = sa.case((t.state == "leased", "ready"), else_=t.state)
-            # Delays were on a clock that may have started anew with the host.
-            values: dict[str, Any] = {"state": state, "not_before": 0}
-            # What ran when the process died may be why it died: others go first.
-            late = sa.case((t.state == "leased", t.priority + 1), else_=t.priority)
-            values |= {"priority": late, "created_at": self._now(session)}
-            session.execute(sa.update(self.table).values(values))
+            at, now = self.table.c.not_before, self._now(session)
+            kept = sa.case((at > now + 60, 0), else_=at)  # no failure's delay is longer
+            session.execute(sa.update(self.table).values(not_before=kept, created_at=now))
+
+    def orphans(self, session: Session) -> list[Job]:
+        """Return what is leased by a worker that died: on SQLite by any other process."""
+        t = self.table.c
+        dead = [t.state == "leased", t.owner != self.owner]
+        if is_postgresql(session):
+            dead.append(t.lease_until < self._now(session))
+        rows = session.execute(sa.select(*(t[name] for name in Job.__slots__)).where(*dead))
+        return [Job(*row) for row in rows]
 
     def put(self, session: Session, job: NewJob) -> bool:
         """Add a job; False if one with its key is there already.
@@ -131,26 +145,25 @@ class JobQueue:
 
     def claim(
         self, session: Session, queue: str, room: int | None = None,
-        paused: Paused = lambda _: frozenset(),
+        paused: Paused = lambda _: frozenset(), *, alone: bool = True,
     ) -> Job | None:  # fmt: skip
         """Take the next job: by priority, fair between groups, newest first.
 
-        None if the next one is larger than `room`: no smaller one overtakes it for ever.
+        None if the next one is larger than `room`, or a suspect and others run (not
+        `alone`): no other one of its priority overtakes it for ever.
         """
-        t, now = self.table.c, self._now(session)
-        free: Any = t.state == "ready"
-        if is_postgresql(session):
-            free = sa.or_(free, sa.and_(t.state == "leased", t.lease_until < now))
-        can = sa.and_(free, t.not_before <= now)
+        t = self.table.c
+        can = sa.and_(t.state == "ready", t.not_before <= self._now(session))
         group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None
         pick = sa.select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
         pick = pick.order_by(t.priority, t.sort_at.desc(), t.id).with_for_update(skip_locked=True)
-        fits = t.size <= (sys.maxsize if room is None else room)
+        fits = [t.size <= (sys.maxsize if room is None else room)]
+        fits += [] if alone else [~t.fingerprint.startswith(DIED)]
         row = session.execute(
             sa.update(self.table)
-            .where(t.id == pick.scalar_subquery(), fits)
+            .where(t.id == pick.scalar_subquery(), *fits)
             .values(self._lease(session) | {"token": t.token + 1})
             .returning(*(t[name] for name in Job.__slots__))
         ).first()
@@ -187,20 +200,42 @@ class JobQueue:
         self._settle(session, job, sa.update(self.table).values(self._lease(session)))
 
     def finish(self, session: Session, job: Job) -> None:
-        """The work is done, in this transaction."""
+        """The work is done, in this transaction; what failed like it is tried in full again."""
         self._settle(session, job, sa.delete(self.table))
+        self.open_group(session, job.fingerprint)
 
     def again(
-        self, session: Session, job: Job, delay: float | None, error: str, *, counts: bool
-    ) -> None:
-        """Put the job back for later, or (None) park it; `counts` towards parking."""
+        self, session: Session, job: Job, delay: float | None, error: str,
+        fingerprint: str | None = None,
+    ) -> None:  # fmt: skip
+        """Put the job back for later, or (None) park it; one with a `fingerprint` counts."""
         values = {
             "state": "parked" if delay is None else "ready", "owner": "",
             "not_before": self._now(session) + (delay or 0), "error": error[:2000],
-            "attempts": self.table.c.attempts + int(counts),
+            # What ran when the process died may be why it died: others go first.
+            "priority": self.table.c.priority + int(error.startswith(DIED)),
         }  # fmt: skip
+        if fingerprint is not None:
+            values |= {"attempts": self.table.c.attempts + 1, "fingerprint": fingerprint}
         self._settle(session, job, sa.update(self.table).values(values))
         self.nudge(session, job.queue)
+
+    def alike(self, session: Session, job: Job, fingerprint: str) -> int:
+        """Count this job and the others that failed like it and did not get over it.
+
+        Of those whose worker died only the parked ones count: one death hits many.
+        """
+        t = self.table.c
+        others = sa.select(sa.func.count()).where(t.fingerprint == fingerprint, t.id != job.id)
+        if fingerprint.startswith(DIED):
+            others = others.where(t.state == "parked")
+        return 1 + (session.scalar(others) or 0)
+
+    def open_group(self, session: Session, fingerprint: str) -> None:
+        """What failed like this is over: failures are counted anew."""
+        if fingerprint and not fingerprint.startswith(DIED):
+            mine = self.table.c.fingerprint == fingerprint
+            session.execute(sa.update(self.table).where(mine).values(fingerprint=""))
 
     def unpark(self, session: Session, queue: str, key: str) -> bool:
         """An operator says: try again, from the first attempt."""

@@ -12,11 +12,12 @@ import structlog
 from sqlmodel import Session
 
 from .. import logs
-from ..contracts import utcnow
+from ..contracts import Finding, Severity, utcnow
 from ..db import Database
-from ..errors import DependencyDown, LeaseLost, NotYet
+from ..errors import DependencyDown, LeaseLost, NotYet, WorkerDied
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
+from .fingerprint import fingerprint
 from .queue import LEASE_SECONDS, Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
@@ -32,6 +33,13 @@ class Failure:
     error: Exception
     attempt: int
     delay: float | None
+    fingerprint: str = ""
+
+    def finding(self, step: str) -> Finding:
+        """Return what stands on the frame's record."""
+        code = getattr(self.error, "finding", "CODE_ERROR")
+        text = f"{type(self.error).__name__}: {self.error}"
+        return Finding(code=code, severity=Severity.ERROR, step=step, message=text)
 
     def next_at(self) -> datetime | None:
         """Return when the next attempt is due."""
@@ -48,8 +56,8 @@ def log_failure(_: Session, job: Job, failure: Failure) -> None:
 class Lane:
     """One queue, who works on it, and what that work needs.
 
-    `failed` notes a failed attempt in its transaction; `budget` are bytes in flight;
-    `paused` names the groups that are held back.
+    `failed` notes a frame's failed attempt in its transaction; `budget` are bytes in
+    flight; `paused` names the groups that are held back.
     """
 
     queue: str
@@ -70,11 +78,10 @@ class Lane:
             return None
         return self.budget - sum(job.size for job in self.running.values())
 
-    def done(self, task: asyncio.Task[None]) -> None:
-        """A job's work has ended; look for the next if one may wait."""
-        del self.running[task]
-        if not self.is_idle:
-            self.woken.set()
+    @property
+    def is_frames(self) -> bool:
+        """Whether its failures are those of a frame."""
+        return self.failed is not log_failure
 
 
 def cause(error: BaseException) -> BaseException:
@@ -95,8 +102,11 @@ def forget(error: BaseException) -> None:
 class Workshop:
     """All lanes of one service process."""
 
-    def __init__(self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics) -> None:
+    def __init__(
+        self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics, alike: int = 3
+    ) -> None:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
+        self._alike = alike  # frames that fail alike park their group
         self._lanes: dict[str, Lane] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -120,6 +130,7 @@ class Workshop:
     async def open(self) -> AsyncIterator[None]:
         """Work until the block ends; what runs then has 8 s, else its job is given back."""
         await self.db.write(self.queue.recover)
+        await self._bury()
         queue = self.queue
         queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
         loops = [asyncio.create_task(self._loop(lane)) for lane in self._lanes.values()]
@@ -143,13 +154,14 @@ class Workshop:
         lane = self._lanes.get(job.queue)
         if not (self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots):
             return False
-        return job.grp not in lane.paused(session)
+        # Who failed before takes its turn.
+        return not job.fingerprint and job.grp not in lane.paused(session)
 
     def _start(self, job: Job) -> None:
         """Start a job that was put leased, or give it back if there is no room after all."""
         lane = self._lanes[job.queue]
         room = lane.room()
-        fits = room is None or job.size <= room
+        fits = (room is None or job.size <= room) and not (job.is_suspect and self._running())
         if self._is_open and fits and self._wait(lane) == 0:
             self._run(lane, job)
         else:
@@ -157,12 +169,26 @@ class Workshop:
             self._give_back(job, "it waits for its turn")
 
     def _run(self, lane: Lane, job: Job) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            del lane.running[task]
+            if job.is_suspect:  # it ran alone
+                self.wake(*self._lanes)
+            elif not lane.is_idle:
+                lane.woken.set()
+
         task = asyncio.create_task(self._work(lane, job))
         lane.running[task] = job
-        task.add_done_callback(lane.done)
+        task.add_done_callback(done)
+
+    def _running(self) -> list[Job]:
+        """Return the work on frames that a death of this process would be blamed on."""
+        lanes = [lane for lane in self._lanes.values() if lane.is_frames]
+        return [job for lane in lanes for job in lane.running.values()]
 
     def _wait(self, lane: Lane) -> float:
         """Return the seconds until a lane may take on one more job; 0 is now."""
+        if lane.is_frames and any(job.is_suspect for job in self._running()):
+            return self._idle
         # While a dependency is down one job at a time is the probe.
         slots = 1 if self.circuits.open(lane.needs) else lane.slots
         return self._idle if len(lane.running) >= slots else self.circuits.wait(lane.needs)
@@ -189,7 +215,8 @@ class Workshop:
         if (wait := self._wait(lane)) > 0:
             return wait
         # What it returns has been started, by its commit.
-        job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused)
+        alone, room = not self._running(), lane.room()
+        job = await self.db.write(self.queue.claim, lane.queue, room, lane.paused, alone=alone)
         self.circuits["database"].succeeded()
         if job is not None:
             return 0.0
@@ -244,7 +271,7 @@ class Workshop:
             return "unsettled"
 
     async def _again(self, job: Job, delay: float, error: str) -> None:
-        await self.db.write(self.queue.again, job, delay, error, counts=False)
+        await self.db.write(self.queue.again, job, delay, error)
 
     def _give_back(self, job: Job, why: str, delay: float = 0.0) -> None:
         async def insist() -> None:
@@ -259,16 +286,34 @@ class Workshop:
         task.add_done_callback(self._returning.discard)
 
     async def _failed(self, lane: Lane, job: Job, error: Exception) -> str:
-        attempt = job.attempts + 1
-        delay = None if attempt >= MAX_ATTEMPTS else backoff(attempt)
-        logger.error("An attempt failed", attempt=attempt, next_in=delay, exc_info=error)
+        mark, attempt = fingerprint(error, job.queue), job.attempts + 1
+        died = isinstance(error, WorkerDied)
 
-        def settle(session: Session) -> None:
-            self.queue.again(session, job, delay, repr(error), counts=True)
-            lane.failed(session, job, Failure(error, attempt, delay))
+        def settle(session: Session) -> float | None:
+            most = MAX_ATTEMPTS
+            if lane.is_frames and self.queue.alike(session, job, mark) >= self._alike:
+                most = 2 if died else 1  # the second time it has died alone
+            delay: float | None = backoff(attempt, 4.0 if died else 0.5)
+            if died and attempt == 1:
+                delay = 0.0  # later ones are spread: a machine that dies often dies soon again
+            delay = None if attempt >= most else delay
+            lane.failed(session, job, Failure(error, attempt, delay, mark))
+            self.queue.again(session, job, delay, repr(error), mark)
+            return delay
 
-        await self.db.write(settle)
+        delay = await self.db.write(settle)
+        about = {"attempt": attempt, "next_in": delay, "fingerprint": mark}
+        logger.error("An attempt failed", **about, exc_info=error)
         return "parked" if delay is None else "failed"
+
+    async def _bury(self) -> None:
+        """Count a death against the frames that were worked on when a worker died."""
+        for job in await self.db.read(self.queue.orphans):
+            lane, died = self._lanes.get(job.queue), WorkerDied(f"at a frame of {job.grp}")
+            if lane and lane.is_frames:
+                await self._settle(lane, job, died)
+            else:
+                self._give_back(job, repr(died))
 
     async def _keep(self, job: Job) -> None:
         while True:
@@ -288,4 +333,5 @@ class Workshop:
                     metrics.oldest.labels(service, queue).set(oldest)
                 parked = sum(row[2] for row in rows if row[1] == "parked")
                 metrics.parked.labels(service).set(parked)
+                await self._bury()
             await asyncio.sleep(5)

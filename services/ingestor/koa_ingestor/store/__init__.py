@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import func, text
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete, select, update
 
+from koa_shared.audit import Deed
 from koa_shared.contracts import (
     Event,
     EventBatch,
@@ -28,8 +29,8 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .reads import Reads
-from .schema import Audit, EventSeen, Frame, NightSeen, Prepared, SourceSeen, Stream, Version
+from .reads import Reads, of_frame
+from .schema import EventSeen, Frame, FrameCode, NightSeen, Prepared, SourceSeen, Stream, Version
 
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
@@ -64,11 +65,11 @@ class Store(Reads):
         moved = self._advance(frame, event.generation, event.status, event.step, event.service)
         if event.step == "known":  # the monitor: another frame_id has this very file
             moved = self._advance(frame, event.generation, Status.DUPLICATE, event.step)
-        merge(frame, event.timeline, event.findings)
+        merge(session, frame, event.timeline, event.findings)
         frame.koaid = frame.koaid or event.koaid
         if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
-            frame.step = event.step
+            frame.step, frame.fingerprint = event.step, event.fingerprint
         if event.program is not None:
             set_program(frame, event.program)
         if event.weather:
@@ -107,7 +108,7 @@ class Store(Reads):
         if generation > frame.generation:
             frame.findings, frame.timeline = [], {}
         frame.generation, frame.status, frame.step = generation, status, step
-        frame.next_attempt_at = None
+        frame.next_attempt_at = frame.fingerprint = None
         return True
 
     def publish(self, session: Session, frame: Frame) -> None:
@@ -138,7 +139,7 @@ class Store(Reads):
         for older in range(1, generation):
             self.queue.drop(session, "ingest", f"{prepared.frame_id}:{older}")
         self._advance(frame, generation, Status.TRANSFERRED, "handover", Service.PREPARER)
-        merge(frame, prepared.timeline, prepared.findings)
+        merge(session, frame, prepared.timeline, prepared.findings)
         describe(frame, prepared)
         self.publish(session, frame)
         job = NewJob(
@@ -163,7 +164,7 @@ class Store(Reads):
             held = self._claim(session, prepared, versions)
         if verdict in (Verdict.NEW, Verdict.RESUME):
             self._advance(frame, prepared.generation, Status.INGESTING, "promote")
-            merge(frame, Timeline(ingest_start=utcnow()))
+            merge(session, frame, Timeline(ingest_start=utcnow()))
             self.publish(session, frame)
         return prepared, verdict, held
 
@@ -224,6 +225,7 @@ class Store(Reads):
         self.hand_over(session, prepared, "")
         self.queue.drop(session, "ingest", f"{prepared.frame_id}:{prepared.generation}")
         self._keep(session, prepared, version, Timeline(available=at))
+        self.audit.record(session, "rebuild", prepared.koaid, ("koa-ingestor", ""), version=version)
 
     def _keep(
         self, session: Session, prepared: FilePrepared, version: int, timeline: Timeline
@@ -237,7 +239,7 @@ class Store(Reads):
         session.add(row)
         if prepared.generation >= frame.generation:
             frame.products, frame.version = row.products, version
-            merge(frame, timeline)
+            merge(session, frame, timeline)
             self._advance(frame, prepared.generation, Status.COMPLETE, "available")
             self.publish(session, frame)
         return frame
@@ -256,9 +258,10 @@ class Store(Reads):
         frame = self._held(session, job.key.rsplit(":", 1)[0])
         if status is not None:
             self._advance(frame, frame.generation, status, finding.step)
-        merge(frame, Timeline(), [finding])
+        merge(session, frame, Timeline(), [finding])
         if failure is not None:
             frame.attempt, frame.next_attempt_at = failure.attempt, failure.next_at()
+            frame.fingerprint = failure.fingerprint if status else None
         self.publish(session, frame)
         return frame
 
@@ -275,7 +278,7 @@ class Store(Reads):
         self.queue.finish(session, job)
         if "koaid" in job.payload:
             frame_id = job.key.rsplit(":", 1)[0]
-            for table in (Frame, Version, Prepared, EventSeen):
+            for table in (Frame, FrameCode, Version, Prepared, EventSeen):
                 session.execute(delete(table).where(col(table.frame_id) == frame_id))
 
     def trim_stream(self, session: Session, before: datetime) -> None:
@@ -294,22 +297,29 @@ class Store(Reads):
             raise Conflict(f"{verb} is for {status} {code or ''}, this is {frame.status}")
         return frame
 
-    def reopen(self, session: Session, name: str, verb: str, deed: tuple[str, str]) -> Frame:
+    def reopen(self, session: Session, name: str, verb: str, deed: Deed) -> Frame:
         """An operator lets a frame of ours go on; `deed` is (who, why)."""
-        frame, (who, why) = self.reopened(session, name, verb), deed
+        frame = self.reopened(session, name, verb)
         changed = {"status": [frame.status, Status.TRANSFERRED]}
         frame.accepted = frame.accepted or verb == "accept"
         frame.status, frame.step, frame.attempt = Status.TRANSFERRED, verb, 0
-        frame.next_attempt_at = None
+        frame.next_attempt_at = frame.fingerprint = None
         key = f"{frame.frame_id}:{frame.generation}"
         if not self.queue.unpark(session, "ingest", key):
             self.queue.put(session, NewJob("ingest", key, frame.instrument, priority=1))
-        audit = Audit(
-            at=utcnow(), who=who, verb=verb, target=frame.frame_id, why=why, changed=changed
-        )  # fmt: skip
-        session.add(audit)
+        self.audit.record(session, verb, frame.frame_id, deed, **changed)
         self.publish(session, frame)
         return frame
+
+    def retry_group(self, session: Session, fingerprint: str, deed: Deed) -> int:
+        """Try again what failed alike here; from now on that is counted anew."""
+        take_turns(session)
+        mine = select(Frame.frame_id).join(Prepared, of_frame(Prepared))
+        alike = mine.where(Frame.fingerprint == fingerprint, Frame.status == Status.ERROR)
+        for frame_id in (parked := session.exec(alike).all()):
+            self.reopen(session, frame_id, "retry", deed)
+        self.queue.open_group(session, fingerprint)
+        return len(parked)
 
 
 def take_turns(session: Session) -> None:
@@ -322,15 +332,23 @@ def take_turns(session: Session) -> None:
         session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
 
 
-def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) -> None:
+def merge(
+    session: Session, frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()
+) -> None:
     """Add what is new to a frame's timeline and findings; nothing is rewritten."""
     merged = Timeline.model_validate(frame.timeline or {}).merged(timeline)
     frame.timeline = merged.model_dump(mode="json", exclude_none=True)
-    frame.acquired, frame.updated = merged.acquired or frame.acquired, utcnow()
+    before, frame.updated = frame.acquired, utcnow()
+    frame.acquired = merged.acquired or before
     frame.night = frame.night or frame.acquired.date().isoformat()
     known = list(frame.findings or [])
     told = [finding.model_dump(mode="json") for finding in findings]
     frame.findings = known + [finding for finding in told if finding not in known]
+    mine = {"frame_id": frame.frame_id, "generation": frame.generation}
+    for code in {finding["code"] for finding in told}:
+        insert_new(session, FrameCode, mine | {"code": code, "acquired": frame.acquired})
+    if known and frame.acquired != before:
+        session.execute(update(FrameCode).filter_by(**mine).values(acquired=frame.acquired))
 
 
 def new_version(prepared: FilePrepared, number: int) -> Version:

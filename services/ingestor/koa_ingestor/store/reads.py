@@ -11,7 +11,7 @@ from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
 from ..errors import UnknownFrame
-from .schema import Audit, EventSeen, Frame, NightSeen, SourceSeen, Stream, Version
+from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version, audit
 
 COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
 # Conditions on others only match rows whose full view the caller has (design 10).
@@ -20,6 +20,8 @@ OPEN = {"instrument", "night", "status", "level", "koaid"}
 
 class Reads:
     """Functions of a session that only read."""
+
+    audit = audit
 
     def find(self, session: Session, name: str) -> Frame:
         """Return a frame by frame_id or KOAID (the one that holds its last version)."""
@@ -47,18 +49,22 @@ class Reads:
         """Return one page of frames, newest acquired first, and the next cursor."""
         equal = {COLUMNS.get(k, k): value for k, value in filters.items() if value is not None}
         since, limit = equal.pop("since", None), equal.pop("limit", 100)
+        by: Any = FrameCode if "finding" in equal else Frame
+        code = equal.pop("finding", None)
         query = select(Frame).filter_by(**equal)
         if "origin" not in equal:
             query = query.where(col(Frame.origin) != Origin.CANARY)
+        if code:
+            query = query.join(FrameCode, of_frame(FrameCode)).where(FrameCode.code == code)
         if since:
             query = query.where(col(Frame.acquired) >= since)
         if equal.keys() - OPEN and not caller.sees_all:
             released = col(Frame.release_date) <= utcnow()  # NULL is closed
             query = query.where(or_(released, col(Frame.semid).in_(caller.programs)))
         if cursor:
-            place = tuple_(col(Frame.acquired), col(Frame.frame_id))
+            place = tuple_(col(by.acquired), col(by.frame_id))
             query = query.where(place < tuple_(*read_cursor(cursor)))
-        newest = (col(Frame.acquired).desc(), col(Frame.frame_id).desc())
+        newest = (col(by.acquired).desc(), col(by.frame_id).desc())
         rows = list(session.exec(query.order_by(*newest).limit(limit + 1)))
         if len(rows) <= limit:
             return rows, None
@@ -81,10 +87,6 @@ class Reads:
         """Return the last report about every source."""
         return list(session.exec(select(SourceSeen).order_by(SourceSeen.name)))
 
-    def audits(self, session: Session) -> list[Audit]:
-        """Return the last 200 deeds."""
-        return list(session.exec(select(Audit).order_by(col(Audit.id).desc()).limit(200)))
-
     def night(self, session: Session, date: str) -> dict[str, Any]:
         """Count a night's frames by instrument and status; and its inventories."""
         by = (col(Frame.instrument), col(Frame.status))
@@ -106,6 +108,11 @@ class Reads:
     def stream_end(self, session: Session) -> int:
         """Return the newest id of the stream."""
         return session.exec(select(func.max(Stream.id))).one() or 0
+
+
+def of_frame(table: Any) -> Any:
+    """Return the condition that a row is about a frame in its last generation."""
+    return and_(table.frame_id == Frame.frame_id, table.generation == Frame.generation)
 
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:

@@ -6,6 +6,7 @@ from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, SQLModel
 
+from koa_shared.audit import Audit
 from koa_shared.contracts import Time
 from koa_shared.db import json_field, time_field
 from koa_shared.jobs.queue import job_table
@@ -16,6 +17,7 @@ class Base(SQLModel, registry=registry()):
 
 
 metadata = Base.metadata
+audit = Audit(metadata)
 jobs = job_table(metadata)
 LISTED = ("instrument", "status", "night", "semid", "koaimtyp")  # columns lists filter by
 
@@ -57,6 +59,17 @@ class Frame(Base, table=True):
     accepted: bool = False
     attempt: int = 0
     next_attempt_at: Time | None = time_field(default=None)
+    fingerprint: str | None = Field(default=None, index=True)  # of an ERROR
+
+
+class FrameCode(Base, table=True):
+    """The codes of a frame's findings, to look frames up by."""
+
+    __table_args__ = (Index("framecode_newest", "code", "acquired", "frame_id"),)
+    frame_id: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)
+    code: str = Field(primary_key=True)
+    acquired: Time = time_field()
 
 
 class Version(Base, table=True):
@@ -119,15 +132,3 @@ class NightSeen(Base, table=True):
     night: str = Field(primary_key=True)
     instrument: str = Field(primary_key=True)
     state: dict[str, Any] = json_field()
-
-
-class Audit(Base, table=True):
-    """An operator's deed."""
-
-    id: int | None = Field(default=None, primary_key=True)
-    at: Time = time_field()
-    who: str
-    verb: str
-    target: str = Field(index=True)
-    why: str = ""
-    changed: dict[str, Any] = json_field()

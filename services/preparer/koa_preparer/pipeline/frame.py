@@ -1,9 +1,10 @@
 """What the preparer decides and makes of one file: values in, values out (design 6)."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from koa_shared import fits
 from koa_shared.contracts import FilePrepared, Finding
@@ -73,6 +74,20 @@ def checksum_findings(data: memoryview, structure: fits.Structure) -> list[Findi
             text = f"HDU {index} {hdu.name}: {wrong} do not match"
             found.append(warning("CHECKSUM_MISMATCH", "structure", text))
     return found
+
+
+def waivers(findings: Sequence[Finding], waived: Mapping[str, str]) -> list[Finding]:
+    """Return WAIVED for each finding that an operator lets pass, with who and why."""
+    let = {f.code: f.step for f in findings if f.code in waived}
+    return [warning("WAIVED", step, f"{code} by {waived[code]}") for code, step in let.items()]
+
+
+def reasons(row: Any, found: Digests, findings: Sequence[Finding]) -> bytes:
+    """Return why a frame is INVALID, as it lies beside its file in quarantine."""
+    names = ("frame_id", "generation", "instrument", "path", "origin")
+    told = {name: getattr(row, name) for name in names} | found._asdict()
+    told["findings"] = [finding.model_dump(mode="json") for finding in findings]
+    return json.dumps(told, indent=1).encode()
 
 
 def storable(koaid: str) -> str:

@@ -35,6 +35,16 @@ def open_instruments(
     return instruments, columns
 
 
+def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:
+    """Find a file's HDUs; raises FitsError unless it is complete as this instrument writes it."""
+
+    def least(primary: fits.Hdu) -> int:
+        view = View([primary], "", datetime.now(UTC), instrument)
+        return int(view.resolve(instrument.min_hdus) or 1)
+
+    return fits.read_structure(data, least)
+
+
 def decide(
     instrument: Instrument, columns: Columns, path: Path, fraction: Fraction
 ) -> dict[str, Any]:
@@ -44,7 +54,7 @@ def decide(
     """
     data, mtime = path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC)
     try:
-        hdus = fits.read_structure(data, instrument.min_hdus).hdus
+        hdus = structure_of(instrument, data).hdus
         view = View(hdus, str(path.absolute()), mtime, instrument)
         identity = identify(view, fraction)
         storable(identity.koaid)

@@ -23,6 +23,7 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.errors import DependencyDown, FrameFault, NotYet
+from koa_shared.ids import safe_name
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Failure, Lane, Workshop
 
@@ -31,6 +32,7 @@ from ..metrics import PreparerMetrics
 from ..pipeline import frame as make
 from ..pipeline.frame import Content, Digests
 from ..pipeline.metadata import Column
+from ..pipeline.tables import warning
 from ..providers import Facts, Night
 from ..providers.gather import CachedProvider, gather_facts
 from ..rules import (
@@ -89,23 +91,39 @@ class Worker:
         )
 
     def _paused(self, session: Session) -> frozenset[str]:
-        return self.store.paused(session) | self.reader.disks.paused()
+        return frozenset(self.store.audit.held(session)) | self.reader.disks.paused()
 
     async def prepare(self, job: Job) -> None:
         """Prepare one file and store its products; INVALID if the file is at fault."""
         row = await self.db.read(self.store.file_of, job)
         logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
+        data: memoryview | None = None
         try:
             # The start is put on record while the file is read.
             reading, starting = self.reader.read(row, job), self.db.write(self.store.start, job)
             raw, row = await asyncio.gather(reading, starting)
+            data = raw.data
             async with asyncio.timeout(STEP_LIMIT):
                 await self._prepare(row, job, raw)
         except TimeoutError as error:  # a store that trickles is no fault of the frame
             raise DependencyDown("s3", f"not sent in {STEP_LIMIT:g} s") from error
         except FrameFault as fault:
             found = {"code": fault.code, "step": fault.step, "message": str(fault)}
-            await self._end(job, Status.INVALID, [Finding(**found, severity=Severity.INVALID)])
+            finding = Finding(**found, severity=Severity.INVALID)
+            data = data if fault.data is None else fault.data
+            kept = await self._quarantine(row, data, [finding]) if data is not None else []
+            await self._end(job, Status.INVALID, [*kept, finding])
+
+    async def _quarantine(
+        self, row: File, data: memoryview, findings: list[Finding]
+    ) -> list[Finding]:
+        """Keep what an INVALID frame's file held, and why it is; return where."""
+        where = f"quarantine/{row.instrument}/{row.frame_id}/{row.generation}/"
+        key, bucket = where + safe_name(row.path.rpartition("/")[2]), self.config.staging_bucket
+        why = make.reasons(row, await think(make.digests, data), findings)
+        await self.objects.put(bucket, key, data)
+        await self.objects.put(bucket, f"{key}.reasons.json", why)
+        return [warning("QUARANTINED", "quarantine", f"the file lies at {bucket}/{where}")]
 
     async def _end(self, job: Job, status: Status, findings: list[Finding]) -> None:
         row = await self.db.write(self.store.end, job, status, findings)
@@ -141,10 +159,14 @@ class Worker:
             self.metrics.skew.labels(row.instrument).inc()
         findings = [*outcome.findings, *make.odd_structure(raw.structure), *checking.result()]
         findings += skew
-        worst = {f.severity for f in findings if f.code not in options.get("waive", ())}
+        waived = options.get("waive") or {}
+        worst = {f.severity for f in findings if f.code not in waived}
+        findings += make.waivers(findings, waived)
         if worst - {Severity.WARNING}:
             status = Status.INVALID if Severity.INVALID in worst else Status.ERROR
             findings.sort(key=lambda f: (f.severity == status.lower(), f.severity != "warning"))
+            if status is Status.INVALID:
+                findings = [*await self._quarantine(row, raw.data, findings), *findings]
             await self._end(job, status, findings)
             return
         timeline = Timeline(acquired=acquired)
@@ -226,12 +248,7 @@ class Worker:
         self._count(row, findings)
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
-        error = failure.error
-        finding = Finding(
-            code="CODE_ERROR", severity=Severity.ERROR, step=job.queue,
-            message=f"{type(error).__name__}: {error}",
-        )  # fmt: skip
-        self.store.note(session, job, finding, failure)
+        self.store.note(session, job, failure.finding(job.queue), failure)
 
     async def hand_over(self, job: Job) -> None:
         """Tell the ingestor what lies in staging."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from koa_shared import fits
 from koa_shared.contracts import utcnow
 from koa_shared.db import Database
-from koa_shared.disks import Disks, contained
+from koa_shared.disks import Disks, Pulse, contained
 from koa_shared.errors import FrameFault, NotYet
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
@@ -18,10 +18,10 @@ from koa_shared.objects import ObjectStore
 from ..config import Config
 from ..errors import RawGone
 from ..pipeline import frame as make
+from ..pipeline.instruments import structure_of
 from ..store import File, Store
 
-CHUNK = 8 << 20
-SLOWEST = 2 << 20  # bytes/s; a mount that reads slower than that counts as hung
+CHUNK = 4 << 20  # bytes between two signs of life
 think = asyncio.to_thread  # runs what computes; disks, S3 and databases have own threads
 
 
@@ -62,6 +62,7 @@ class Reader:
             pass
         except fits.Incomplete as error:
             fault = FrameFault(error.code, str(error), error.step)  # without its traceback
+            fault.data = error.data
         since = await self.db.write(self.store.seen, job, size)
         waited = (utcnow() - since).total_seconds()
         if waited >= self.config.missing_seconds:
@@ -72,11 +73,16 @@ class Reader:
         """Return what the file holds now, and its mtime in ns."""
         local = self.disks.map.local(row.path)
         roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
-        read, limit = lambda: read_file(contained(local, roots)), 30 + row.size / SLOWEST
-        return await self.disks.run(row.path, row.instrument, read, limit)
+        pulse = Pulse()
+        read = lambda: read_file(contained(local, roots), pulse)  # noqa: E731
+        return await self.disks.run(row.path, row.instrument, read, pulse=pulse)
 
     async def _examine(self, row: File, data: memoryview) -> fits.Structure:
-        return await think(fits.read_structure, data, self.instruments[row.instrument].min_hdus)
+        try:
+            return await think(structure_of, self.instruments[row.instrument], data)
+        except FrameFault as fault:
+            fault.data = data
+            raise
 
     async def _same_bytes(self, row: File) -> Raw:
         """Return the recorded bytes again: from the disk, else from the archive."""
@@ -102,7 +108,7 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def read_file(path: str) -> tuple[memoryview, int]:
+def read_file(path: str, pulse: Pulse) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -112,6 +118,7 @@ def read_file(path: str) -> tuple[memoryview, int]:
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
+            pulse.beat()
         after = os.fstat(handle)
     finally:
         os.close(handle)
