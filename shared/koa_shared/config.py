@@ -55,8 +55,11 @@ def _swap(path: str, prefixes: list[tuple[str, str]]) -> str:
     return path
 
 
-class Settings(BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True):
-    """Frozen settings from the environment."""
+class Settings(
+    BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True,
+    hide_input_in_errors=True,
+):  # fmt: skip
+    """Frozen settings from the environment; an error tells no value, it may be a secret."""
 
 
 class ServiceConfig(Settings):

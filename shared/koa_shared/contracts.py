@@ -5,12 +5,20 @@ lower-case hex.  Everything here is version 1 of the wire format, under `/v1`.
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+)
 
 
 def utcnow() -> datetime:
@@ -23,9 +31,30 @@ def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _as_text(value: Any) -> Any:
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.match(value)):
+        return value
+    raise ValueError("a time is told as 2025-12-08T12:00:00.000Z")
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this time is out of the calendar in UTC") from error
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
-Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
+Time = Annotated[
+    AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc),
+    PlainSerializer(_rfc3339, when_used="json"),
+]  # fmt: skip
+# What 32 and 64 bits of a database hold; an operator gives out far fewer generations.
+Generation = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Level = Annotated[int, Field(ge=0, le=2)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -153,8 +182,8 @@ class FileWritten(FrameMessage):
     """Monitor to preparer, `POST /v1/files`: an instrument has written a file."""
 
     source: str
-    size: int = Field(ge=0)
-    mtime_ns: int = Field(ge=0)
+    size: Whole
+    mtime_ns: Whole
     detected: Time
     trigger: Trigger | None = None
 
@@ -162,7 +191,7 @@ class FileWritten(FrameMessage):
 class RawFile(Message):
     """The file as the instrument wrote it."""
 
-    size: int = Field(ge=0)
+    size: Whole
     sha256: Sha256
     md5: Md5
 
@@ -190,8 +219,8 @@ class Program(Message):
 class FilePrepared(FrameMessage):
     """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
 
-    generation: int = Field(ge=1)
-    attempt: int = Field(ge=1, description="the fencing token; part of every key")
+    generation: Generation
+    attempt: Count = Field(ge=1, description="the fencing token; part of every key")
     koaid: str = Field(max_length=64)
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
@@ -214,8 +243,8 @@ class Accepted(Message):
 class Event(FrameMessage):
     """Monitor and preparer to ingestor: what happened to a frame."""
 
-    generation: int = Field(ge=1)
-    seq: int = Field(ge=0, description="counts per frame and service; drops repeats")
+    generation: Generation
+    seq: Count = Field(description="counts per frame and service; drops repeats")
     at: Time
     service: Service
     status: Status
@@ -224,7 +253,7 @@ class Event(FrameMessage):
     koaid: str | None = None
     findings: list[Finding] = []
     timeline: Timeline = Timeline()
-    attempt: int = 0
+    attempt: Count = 0
     next_attempt_at: Time | None = None
     program: Program | None = Field(default=None, description="facts that came after the hand-over")
     weather: dict[str, Any] | None = None
