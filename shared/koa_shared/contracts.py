@@ -18,6 +18,8 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    StrictBool,
+    StrictFloat,
 )
 
 
@@ -37,6 +39,12 @@ def _as_text(value: Any) -> Any:
     raise ValueError("a time is told as 2025-12-08T12:00:00.000Z")
 
 
+def _is_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number")  # noqa: TRY004 (pydantic's own way)
+    return value
+
+
 def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -44,6 +52,7 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("this time is out of the calendar in UTC") from error
 
 
+NUMBER = BeforeValidator(_is_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
@@ -51,11 +60,11 @@ Time = Annotated[
     AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc),
     PlainSerializer(_rfc3339, when_used="json"),
 ]  # fmt: skip
-# What 32 and 64 bits of a database hold; an operator gives out far fewer generations.
-Generation = Annotated[int, Field(ge=1, le=1_000_000)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Whole = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Level = Annotated[int, Field(ge=0, le=2)]
+# What 32 and 64 bits of a database hold (9e18 as every JSON reader tells it, too).
+Generation = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1), NUMBER]
+Whole = Annotated[int, Field(ge=0, le=9 * 10**18), NUMBER]
+Level = Annotated[int, Field(ge=0, le=2), NUMBER]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 FrameId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
@@ -172,7 +181,7 @@ class FrameMessage(Message):
     """What every message about a frame says."""
 
     frame_id: FrameId
-    instrument: str = Field(max_length=16)
+    instrument: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
     level: Level = 0
     origin: Origin
     path: str = Field(max_length=MAX_PATH)
@@ -199,9 +208,9 @@ class RawFile(Message):
 class Product(RawFile):
     """One file of a prepared frame, as it lies in the staging bucket."""
 
-    name: str = Field(max_length=255, pattern=r"^[^/\x00]+$")
+    name: str = Field(max_length=255, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$")
     role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
-    key: str = Field(max_length=1024)
+    key: str = Field(min_length=1, max_length=1024)
 
 
 class Program(Message):
@@ -212,7 +221,7 @@ class Program(Message):
     pi: str | None = None
     institution: str | None = None
     title: str | None = None
-    propint: int | None = Field(default=None, description="months")
+    propint: Annotated[int, NUMBER] | None = Field(default=None, description="months")
     release_date: Time | None = None
 
 
@@ -221,7 +230,7 @@ class FilePrepared(FrameMessage):
 
     generation: Generation
     attempt: Count = Field(ge=1, description="the fencing token; part of every key")
-    koaid: str = Field(max_length=64)
+    koaid: str = Field(max_length=64, pattern=r"^\w+\.\d{8}\.[A-Za-z0-9._+-]+$")
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
     raw: RawFile
@@ -264,11 +273,11 @@ class SourceState(Message):
 
     name: str
     instrument: str
-    connected: bool
-    heartbeat_age: float | None = Field(default=None, description="seconds")
+    connected: StrictBool
+    heartbeat_age: StrictFloat | None = Field(default=None, description="seconds")
     last_value: str | None = None
     last_frame_at: Time | None = None
-    paused: bool = False
+    paused: StrictBool = False
 
 
 class Inventory(Message):
@@ -276,8 +285,8 @@ class Inventory(Message):
 
     night: str
     instrument: str
-    on_disk: int
-    announced: int
+    on_disk: Count
+    announced: Count
     frame_gaps: list[str] = []
 
 

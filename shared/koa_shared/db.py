@@ -132,11 +132,14 @@ def _engine(url: str) -> sa.Engine:
 
     if not url.startswith("sqlite"):
         return sa.create_engine(
-            url, pool_size=8, pool_pre_ping=True, json_serializer=dumps,
+            url, pool_size=8, pool_pre_ping=True, json_serializer=dumps, hide_parameters=True,
             connect_args=PATIENCE,
         )  # fmt: skip
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
+    patience = {"timeout": 10}
+    engine = sa.create_engine(
+        url, connect_args=patience, json_serializer=dumps, hide_parameters=True
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:

@@ -16,11 +16,12 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import logs
 from .config import ServiceConfig, is_loopback
-from .contracts import Problem, Sha256, utcnow
+from .contracts import Accepted, Problem, Sha256, utcnow
 from .errors import Busy, DependencyDown, Forbidden, KoaError, TooLarge, Unauthorized
 
 logger = structlog.get_logger("koa_shared")
@@ -164,7 +165,7 @@ def problem(
     return JSONResponse(body, status, headers, "application/problem+json")
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
     """Return the problem document that tells what went wrong."""
     detail = str(error)
     match error:
@@ -183,12 +184,20 @@ async def answer_error(_: Request, error: Exception) -> Response:
         case HTTPException(status_code=status):  # of the router: no such path, or method
             title = HTTPStatus(status).phrase
             answer = problem(status, title.lower().replace(" ", "_"), title, str(error.detail))
-            answer.headers.update(error.headers or {})  # Allow
+            if status == 405:
+                answer.headers["Allow"] = ", ".join(_methods(request))
             return answer
         case _:
             logger.error("A request failed", exc_info=error)
             detail, title = "the log has the reason", "The service failed"
             return problem(500, "internal_error", title, detail, retryable=True)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what may be done with a path, of all its routes."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    mine = (r.methods or () for r in routes if r.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for methods in mine for method in methods})
 
 
 ERRORS = (KoaError, DependencyDown, RequestValidationError, HTTPException, Exception)
@@ -275,6 +284,7 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": Accepted, "description": "Known already"}}
 PROBLEM: dict[str, Any] = {
     "description": "A problem document (RFC 9457)",
     "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},

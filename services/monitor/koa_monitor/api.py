@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 
 from koa_shared import contracts as c
 from koa_shared import logs
@@ -48,7 +48,8 @@ async def list_sources(ctx: Ctx, _: Operator) -> Any:
 @router.post("/sources/{name}/rescan", status_code=202, summary="Compare the disks with the ledger")
 async def rescan(
     _: Operator, instrument: InstrumentOf, ctx: Ctx, *,
-    since: Annotated[c.Time | None, Body()] = None, resend: Annotated[bool, Body()] = False,
+    since: Annotated[c.Time | None, Body()] = None,
+    resend: Annotated[bool, Body(strict=True)] = False,
 ) -> dict[str, str]:  # fmt: skip
     """Look for files that nobody announced since then; `resend`: announce known ones again."""
     order = {"since": since and since.isoformat(), "resend": resend}
@@ -72,7 +73,7 @@ async def triggers(
     _: Operator,
     source: str | None = None,
     path: str | None = None,
-    cursor: int | None = None,
+    cursor: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
 ) -> c.Page[TriggerView]:
     """Return broadcasts, newest first, 100 a page."""
     rows = await ctx.db.read(ctx.store.triggers, source, path, cursor)
@@ -80,7 +81,10 @@ async def triggers(
     return c.Page[TriggerView](items=items, next=str(items[-1].id) if len(items) == 100 else None)
 
 
-@router.post("/files", status_code=202, summary="Name a file that should be archived")
+@router.post(
+    "/files", status_code=202, summary="Name a file that should be archived",
+    responses={200: {"model": c.Submitted, "description": "Known already, or ignored"}},
+)  # fmt: skip
 async def submit(
     submission: c.Submission, ctx: Ctx, _: Producer, response: Response
 ) -> c.Submitted:
