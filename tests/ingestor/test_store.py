@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlmodel import col, select
 
 from koa_ingestor.pipeline import Verdict, archive_key
@@ -231,6 +232,20 @@ async def test_a_hand_over_supersedes_older_generations(
         await db.write(store.queue.finish, old)
     fresh, frame = await db.write(store.hand_over, new_prepared(file, 1, attempt=9), "")
     assert (fresh, frame.generation) == (False, 2)
+
+
+async def test_a_generation_far_ahead_holds_the_writer_up_for_no_time(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    with pytest.raises(ValidationError):
+        new_prepared(new_file(), 10**12)
+    prepared = new_prepared(new_file(), 3)
+    await ingest(db, store, prepared)
+    ahead = new_prepared(new_file(), 1_000_000)
+    async with asyncio.timeout(2):  # a million statements took a minute
+        await db.write(store.hand_over, ahead, "")
+    waiting = await db.read(lambda session: session.scalars(select(jobs.c.key)).all())
+    assert waiting == [f"{prepared.frame_id}:1000000"]
 
 
 async def test_events_after_the_hand_over_do_not_move_back(
