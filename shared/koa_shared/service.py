@@ -57,6 +57,13 @@ class Door(H11Protocol):
             self._late = self.loop.call_later(ARRIVAL, self.transport.abort)
 
 
+DOOR: dict[str, Any] = {
+    "http": Door, "ws": "none", "h11_max_incomplete_event_size": HEAD,
+    "limit_concurrency": CONNECTIONS, "log_config": None, "server_header": False,
+    "timeout_graceful_shutdown": 2, "timeout_keep_alive": 75,
+}  # fmt: skip
+
+
 class Service:
     """What lives as long as a service's process; tests open several in one."""
 
@@ -169,8 +176,4 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     with sentence(f"koa-{make.name} can't start"):
         app = create(make, router, config)
-    uvicorn.run(
-        app, host=config.host, port=config.port, log_config=None,
-        server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
-        http=Door, ws="none", h11_max_incomplete_event_size=HEAD, limit_concurrency=CONNECTIONS,
-    )  # fmt: skip
+    uvicorn.run(app, host=config.host, port=config.port, **DOOR)
