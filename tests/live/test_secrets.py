@@ -25,13 +25,13 @@ SERVICES = ("monitor", "preparer", "ingestor")
 FOLDER = "/s/sdata1500/nires9/hushfolder"
 # Each is asked for in lower case.  RA and Dec are planted in four notations each.
 PLANTED = {
-    "TARGNAME": "Hush-Target 7", "KOATST0": "hushcard",
+    "PROGNAME": "Q777", "TARGNAME": "Hush-Target 7", "KOATST0": "hushcard",
     "RA": "187.7059304", "DEC": "12.3911233",
     "KOATST1": "12:30:49.4233", "KOATST2": "+12:23:28.0439",
     "KOATST3": "12 30 49.4233", "KOATST4": "+12 23 28.0439",
     "KOATST5": "187.706", "KOATST6": "12.391",
 }  # fmt: skip
-PI, TITLE, PROJECT = "Hushperson", "Hushed Title of Nothing", "Q777"
+PI, TITLE, PROJECT = "Hushperson", "Hushed Title of Nothing", PLANTED["PROGNAME"]
 FILES = ("hushfile", "hushbad", "hushrefused", "hushgap", "hushlast")
 SECRETS = [*PLANTED.values(), PI, TITLE, PROJECT, "hushfolder", *FILES, "hushwhy"]
 SCHEDULE = f"""

@@ -72,7 +72,11 @@ class Reader:
         """Return what the file holds now, and its mtime in ns."""
         local = self.disks.map.local(row.path)
         roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
-        read, limit = lambda: read_file(contained(local, roots)), 30 + row.size / SLOWEST
+        most, limit = self.config.bytes_in_flight, 30 + row.size / SLOWEST
+
+        def read() -> tuple[memoryview, int]:
+            return read_file(contained(local, roots), most)
+
         return await self.disks.run(row.path, row.instrument, read, limit)
 
     async def _examine(self, row: File, data: memoryview) -> fits.Structure:
@@ -102,13 +106,16 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def read_file(path: str) -> tuple[memoryview, int]:
+def read_file(path: str, most: int) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         before = os.fstat(handle)
         if not stat.S_ISREG(before.st_mode):
             raise FrameFault("FITS_FILE_TYPE_ERROR", "this is not a regular file")
+        if before.st_size > most:
+            why = f"{before.st_size} bytes, and KOA_BYTES_IN_FLIGHT lets in {most}"
+            raise FrameFault("FILE_TOO_LARGE", why)
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
