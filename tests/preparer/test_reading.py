@@ -51,7 +51,8 @@ def archive() -> Archive:
 @pytest.fixture
 def reader(tmp_path: Path, archive: Archive) -> Any:
     fakes: Any = SimpleNamespace(
-        config=SimpleNamespace(archive_bucket="archive", bytes_in_flight=1 << 20), db=None, store=None,
+        config=SimpleNamespace(archive_bucket="archive", bytes_in_flight=1 << 20),
+        db=None, store=None,
         disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
         instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=1)},
     )  # fmt: skip
