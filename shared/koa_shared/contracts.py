@@ -6,20 +6,19 @@ lower-case hex.  Everything here is version 1 of the wire format, under `/v1`.
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
-    StrictBool,
-    StrictFloat,
+    WrapValidator,
 )
 
 
@@ -33,32 +32,27 @@ def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _as_text(value: Any) -> Any:
-    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.match(value)):
-        return value
-    raise ValueError("a time is told as 2025-12-08T12:00:00.000Z")
+def _told_time(value: Any, validate: Callable[[Any], datetime]) -> datetime:
+    if not isinstance(value, datetime) and not _RFC3339.match(str(value)):
+        raise ValueError("a time is told as 2025-12-08T12:00:00.000Z")
+    try:
+        return validate(value).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this time is out of the calendar in UTC") from error
 
 
-def _is_number(value: Any) -> Any:
+def _told_number(value: Any) -> Any:
     if isinstance(value, bool | str):
         raise ValueError("Input should be a number")  # noqa: TRY004 (pydantic's own way)
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("this time is out of the calendar in UTC") from error
-
-
-NUMBER = BeforeValidator(_is_number)
+NUMBER = BeforeValidator(_told_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
 Time = Annotated[
-    AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc),
-    PlainSerializer(_rfc3339, when_used="json"),
+    AwareDatetime, WrapValidator(_told_time), PlainSerializer(_rfc3339, when_used="json")
 ]  # fmt: skip
 # What 32 and 64 bits of a database hold (9e18 as every JSON reader tells it, too).
 Generation = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
@@ -273,11 +267,11 @@ class SourceState(Message):
 
     name: str
     instrument: str
-    connected: StrictBool
-    heartbeat_age: StrictFloat | None = Field(default=None, description="seconds")
+    connected: bool = Field(strict=True)
+    heartbeat_age: float | None = Field(default=None, strict=True, description="seconds")
     last_value: str | None = None
     last_frame_at: Time | None = None
-    paused: StrictBool = False
+    paused: bool = Field(default=False, strict=True)
 
 
 class Inventory(Message):

@@ -2,8 +2,7 @@
 
 KoaError                an answer of the API: code, HTTP status, retryable
 ├── Rejected            the request is wrong; trying again changes nothing
-│   └── Unauthorized, Forbidden, NotFound, Conflict, TooLarge
-├── Busy                too much at once; it may be tried again
+│   └── Unauthorized, Forbidden, NotFound, Conflict
 FrameFault              the file is at fault: the frame ends INVALID
 NotYet                  nothing is wrong, it is too early: look again after `delay`
 DependencyDown          something else is at fault: costs the frame no attempt
@@ -52,18 +51,6 @@ class Conflict(Rejected):
     """It is not in a state that allows this."""
 
     code, status = "conflict", 409
-
-
-class TooLarge(Rejected):
-    """The body is too large."""
-
-    code, status = "body_too_large", 413
-
-
-class Busy(KoaError):
-    """The service has too much to do at once."""
-
-    code, status = "busy", 503
 
 
 class FrameFault(Exception):

@@ -33,18 +33,16 @@ HEAD = 16 << 10  # bytes of a request's line and headers; what proxies let throu
 ARRIVAL = 30.0  # s until a request is here whole: 16 MB in that time are 4 Mbit/s
 
 
-class Door(H11Protocol):
+class _Door(H11Protocol):
     """HTTP/1.1 for callers who are not trusted: a request has a time to arrive in."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Go on, and see whether more must come."""
         super().data_received(data)
         self._watch()
 
@@ -58,7 +56,7 @@ class Door(H11Protocol):
 
 
 DOOR: dict[str, Any] = {
-    "http": Door, "ws": "none", "h11_max_incomplete_event_size": HEAD,
+    "http": _Door, "ws": "none", "h11_max_incomplete_event_size": HEAD,
     "limit_concurrency": CONNECTIONS, "log_config": None, "server_header": False,
     "timeout_graceful_shutdown": 2, "timeout_keep_alive": 75,
 }  # fmt: skip
@@ -140,17 +138,16 @@ def create(make: type[Service], router: APIRouter, config: ServiceConfig | None 
 
 
 @contextmanager
-def sentence(what: str) -> Iterator[None]:
-    """End the process with one sentence when settings or tokens are wrong."""
+def _starting(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
-        sys.exit(f"{what}: {error}")
+    except (OSError, ValueError) as error:  # of settings or tokens
+        sys.exit(f"koa-{name} can't start: {error}")
 
 
 def run(make: type[Service], router: APIRouter) -> None:
     """Serve, or do what is asked: `migrate` the database, or a command of the service."""
-    with sentence(f"koa-{make.name} can't start"):
+    with _starting(make.name):
         config = make.settings()
     logs.configure_logging(make.name, config.log_format)
     match sys.argv[1:]:
@@ -174,6 +171,6 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
             ctypes.CDLL(None).mallopt(option, value)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
-    with sentence(f"koa-{make.name} can't start"):
+    with _starting(make.name):
         app = create(make, router, config)
     uvicorn.run(app, host=config.host, port=config.port, **DOOR)

@@ -16,13 +16,12 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import logs
 from .config import ServiceConfig, is_loopback
 from .contracts import Accepted, Problem, Sha256, utcnow
-from .errors import Busy, DependencyDown, Forbidden, KoaError, TooLarge, Unauthorized
+from .errors import DependencyDown, Forbidden, KoaError, Unauthorized
 
 logger = structlog.get_logger("koa_shared")
 
@@ -39,12 +38,11 @@ class Caller(BaseModel, frozen=True, extra="forbid"):
     name: str = "anonymous"
     role: str = "public"
     programs: frozenset[str] = frozenset()
-    all_programs: bool = False
 
     @property
     def sees_all(self) -> bool:
         """Whether no frame is hidden from this caller."""
-        return self.all_programs or self.role == "operator"
+        return self.role == "operator"
 
 
 class Token(Caller, frozen=True, extra="forbid", hide_input_in_errors=True):
@@ -126,6 +124,14 @@ def caller(request: Request) -> Caller:
     return tokens.find(request.headers.get("authorization"), host)
 
 
+def is_stranger(request: Request) -> bool:
+    """Tell whether this request comes without a token that is known."""
+    try:
+        return caller(request).role == "public"
+    except Unauthorized:
+        return True
+
+
 def context(request: Request) -> Any:
     """Return the service that the application belongs to."""
     return request.app.state.context
@@ -184,20 +190,15 @@ async def answer_error(request: Request, error: Exception) -> Response:
         case HTTPException(status_code=status):  # of the router: no such path, or method
             title = HTTPStatus(status).phrase
             answer = problem(status, title.lower().replace(" ", "_"), title, str(error.detail))
-            if status == 405:
-                answer.headers["Allow"] = ", ".join(_methods(request))
+            if status == 405:  # of all routes of this path; the router knows one
+                path = getattr(request.scope.get("route"), "path", "")
+                verbs = request.app.openapi()["paths"].get(path, ["get"])
+                answer.headers["Allow"] = ", ".join(sorted(verbs)).upper()
             return answer
         case _:
             logger.error("A request failed", exc_info=error)
             detail, title = "the log has the reason", "The service failed"
             return problem(500, "internal_error", title, detail, retryable=True)
-
-
-def _methods(request: Request) -> list[str]:
-    """Return what may be done with a path, of all its routes."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    mine = (r.methods or () for r in routes if r.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for methods in mine for method in methods})
 
 
 ERRORS = (KoaError, DependencyDown, RequestValidationError, HTTPException, Exception)
@@ -213,38 +214,29 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         request = Request(scope)
         logs.bind(self.service, request.headers.get("traceparent", ""))
-        size = int(request.headers.get("content-length") or 0)
-        try:
-            stranger = self._admit(request, size)
-        except KoaError as error:
-            await (await answer_error(request, error))(scope, receive, send)
-            return
+        size, stranger = int(request.headers.get("content-length") or 0), is_stranger(request)
+        if refusal := self._refusal(request, size, stranger=stranger):
+            return await refusal(scope, receive, send)
         self.bodies, self.strangers = self.bodies + size, self.strangers + stranger
         try:
             await self.app(scope, receive, send)
         finally:
             self.bodies, self.strangers = self.bodies - size, self.strangers - stranger
 
-    def _admit(self, request: Request, size: int) -> bool:
-        """Tell whether a stranger calls; raises KoaError for what is not let in.
-
-        It comes before the routes' own checks as those come behind the body.
-        """
-        try:
-            stranger = caller(request).role == "public"
-        except Unauthorized:
-            stranger = True
+    def _refusal(self, request: Request, size: int, *, stranger: bool) -> Response | None:
+        """Decide what the routes' own checks would only see behind the body."""
         if "transfer-encoding" in request.headers or size > MAX_BODY:
-            raise TooLarge(f"at most {MAX_BODY} bytes, with a Content-Length")
+            detail = f"at most {MAX_BODY} bytes, with a Content-Length"
+            return problem(413, "body_too_large", "The body is too large", detail)
         if stranger and size:
-            raise Unauthorized("only who has a token may send a body")
+            detail = "only who has a token may send a body"
+            return problem(401, "unauthorized", "A bearer token is needed", detail)
         if self.bodies + size > BODIES or self.strangers + stranger > STRANGERS:
-            raise Busy("too many requests at once; try again")
-        return stranger
+            return problem(503, "busy", "Too many requests at once", "try again", retryable=True)
+        return None
 
 
 health = APIRouter(tags=["health"])

@@ -429,7 +429,6 @@ HIDDEN = {
         (Caller(name="o", role="observer", programs=frozenset({"2025B_C001"})), None, True),
         (Caller(name="p", role="producer"), None, False),
         (OPERATOR, None, True),
-        (Caller(name="a", role="observer", all_programs=True), None, True),
     ],
 )
 async def test_conditions_on_hidden_columns(

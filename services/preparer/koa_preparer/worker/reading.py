@@ -72,11 +72,8 @@ class Reader:
         """Return what the file holds now, and its mtime in ns."""
         local = self.disks.map.local(row.path)
         roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
-        most, limit = self.config.bytes_in_flight, 30 + row.size / SLOWEST
-
-        def read() -> tuple[memoryview, int]:
-            return read_file(contained(local, roots), most)
-
+        most = self.config.bytes_in_flight
+        read, limit = lambda: read_file(contained(local, roots), most), 30 + row.size / SLOWEST
         return await self.disks.run(row.path, row.instrument, read, limit)
 
     async def _examine(self, row: File, data: memoryview) -> fits.Structure:
@@ -114,8 +111,7 @@ def read_file(path: str, most: int) -> tuple[memoryview, int]:
         if not stat.S_ISREG(before.st_mode):
             raise FrameFault("FITS_FILE_TYPE_ERROR", "this is not a regular file")
         if before.st_size > most:
-            why = f"{before.st_size} bytes, and KOA_BYTES_IN_FLIGHT lets in {most}"
-            raise FrameFault("FILE_TOO_LARGE", why)
+            raise FrameFault("FILE_TOO_LARGE", f"{before.st_size} bytes; at most {most} are taken")
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
