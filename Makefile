@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format bench lock clean
+.PHONY: help venv run test check format bench lock audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for t
 			--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 			--python-version 3.11 $(ARGS) --output-file requirements/$$extra.lock || exit 1; \
 	done
+
+audit: $(STAMP) ## Look the lock up among known vulnerabilities; gates nothing, needs the internet
+	@told=$$($(PY) -m uv tool run --quiet pip-audit==2.10.1 -s osv --disable-pip \
+		--require-hashes --progress-spinner off -r requirements/dev.lock 2>&1); \
+	case "$$told" in *"known vulnerabilit"*) echo "$$told" ;; *) echo "$$told" | tail -n 1; \
+		echo "NOT AUDITED: the database of advisories can't be reached from here" ;; esac
 
 clean: ## Remove .venv and all caches; var/, the state of `make run`, stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

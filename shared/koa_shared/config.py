@@ -18,12 +18,14 @@ def is_loopback(host: str) -> bool:
 
 
 def peer_url(url: str) -> str:
-    """Check a peer's URL: https, except on this machine (design 10)."""
+    """Check a peer's URL: https, except on this machine (design 10); an error shows no part."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"not an http(s) URL: {url!r}")
+        raise ValueError("not an http(s) URL")
+    if "@" in parts.netloc:
+        raise ValueError("no secret belongs into a URL")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError(f"{url!r}: peers on other hosts are reached by https only")
+        raise ValueError("peers on other hosts are reached by https only")
     return url.rstrip("/")
 
 
@@ -55,8 +57,11 @@ def _swap(path: str, prefixes: list[tuple[str, str]]) -> str:
     return path
 
 
-class Settings(BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True):
-    """Frozen settings from the environment."""
+class Settings(
+    BaseSettings, env_prefix="KOA_", frozen=True, extra="ignore", env_ignore_empty=True,
+    hide_input_in_errors=True,
+):  # fmt: skip
+    """Frozen settings from the environment; an error tells no value, it may be a secret."""
 
 
 class ServiceConfig(Settings):

@@ -5,12 +5,21 @@ lower-case hex.  Everything here is version 1 of the wire format, under `/v1`.
 """
 
 import json
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WrapValidator,
+)
 
 
 def utcnow() -> datetime:
@@ -23,10 +32,33 @@ def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _told_time(value: Any, validate: Callable[[Any], datetime]) -> datetime:
+    if not isinstance(value, datetime) and not _RFC3339.match(str(value)):
+        raise ValueError("a time is told as 2025-12-08T12:00:00.000Z")
+    try:
+        return validate(value).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this time is out of the calendar in UTC") from error
+
+
+def _told_number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number")  # noqa: TRY004 (pydantic's own way)
+    return value
+
+
+NUMBER = BeforeValidator(_told_number)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
-Time = Annotated[AwareDatetime, PlainSerializer(_rfc3339, when_used="json")]
-Level = Annotated[int, Field(ge=0, le=2)]
+Time = Annotated[
+    AwareDatetime, WrapValidator(_told_time), PlainSerializer(_rfc3339, when_used="json")
+]  # fmt: skip
+# What 32 and 64 bits of a database hold (9e18 as every JSON reader tells it, too).
+Generation = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1), NUMBER]
+Whole = Annotated[int, Field(ge=0, le=9 * 10**18), NUMBER]
+Level = Annotated[int, Field(ge=0, le=2), NUMBER]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 FrameId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
@@ -143,7 +175,7 @@ class FrameMessage(Message):
     """What every message about a frame says."""
 
     frame_id: FrameId
-    instrument: str = Field(max_length=16)
+    instrument: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,16}$")]
     level: Level = 0
     origin: Origin
     path: str = Field(max_length=MAX_PATH)
@@ -153,8 +185,8 @@ class FileWritten(FrameMessage):
     """Monitor to preparer, `POST /v1/files`: an instrument has written a file."""
 
     source: str
-    size: int = Field(ge=0)
-    mtime_ns: int = Field(ge=0)
+    size: Whole
+    mtime_ns: Whole
     detected: Time
     trigger: Trigger | None = None
 
@@ -162,7 +194,7 @@ class FileWritten(FrameMessage):
 class RawFile(Message):
     """The file as the instrument wrote it."""
 
-    size: int = Field(ge=0)
+    size: Whole
     sha256: Sha256
     md5: Md5
 
@@ -170,9 +202,9 @@ class RawFile(Message):
 class Product(RawFile):
     """One file of a prepared frame, as it lies in the staging bucket."""
 
-    name: str = Field(max_length=255, pattern=r"^[^/\x00]+$")
+    name: str = Field(max_length=255, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$")
     role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
-    key: str = Field(max_length=1024)
+    key: str = Field(min_length=1, max_length=1024)
 
 
 class Program(Message):
@@ -183,16 +215,16 @@ class Program(Message):
     pi: str | None = None
     institution: str | None = None
     title: str | None = None
-    propint: int | None = Field(default=None, description="months")
+    propint: Annotated[int, NUMBER] | None = Field(default=None, description="months")
     release_date: Time | None = None
 
 
 class FilePrepared(FrameMessage):
     """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
 
-    generation: int = Field(ge=1)
-    attempt: int = Field(ge=1, description="the fencing token; part of every key")
-    koaid: str = Field(max_length=64)
+    generation: Generation
+    attempt: Count = Field(ge=1, description="the fencing token; part of every key")
+    koaid: str = Field(max_length=64, pattern=r"^\w+\.\d{8}\.[A-Za-z0-9._+-]+$")
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
     raw: RawFile
@@ -214,8 +246,8 @@ class Accepted(Message):
 class Event(FrameMessage):
     """Monitor and preparer to ingestor: what happened to a frame."""
 
-    generation: int = Field(ge=1)
-    seq: int = Field(ge=0, description="counts per frame and service; drops repeats")
+    generation: Generation
+    seq: Count = Field(description="counts per frame and service; drops repeats")
     at: Time
     service: Service
     status: Status
@@ -224,7 +256,7 @@ class Event(FrameMessage):
     koaid: str | None = None
     findings: list[Finding] = []
     timeline: Timeline = Timeline()
-    attempt: int = 0
+    attempt: Count = 0
     next_attempt_at: Time | None = None
     fingerprint: str | None = Field(default=None, description="of an ERROR: alike is equal")
     program: Program | None = Field(default=None, description="facts that came after the hand-over")
@@ -236,11 +268,11 @@ class SourceState(Message):
 
     name: str
     instrument: str
-    connected: bool
-    heartbeat_age: float | None = Field(default=None, description="seconds")
+    connected: bool = Field(strict=True)
+    heartbeat_age: float | None = Field(default=None, strict=True, description="seconds")
     last_value: str | None = None
     last_frame_at: Time | None = None
-    paused: bool = False
+    paused: bool = Field(default=False, strict=True)
     paused_why: str | None = Field(default=None, description="by whom, since when, why")
 
 
@@ -249,8 +281,8 @@ class Inventory(Message):
 
     night: str
     instrument: str
-    on_disk: int
-    announced: int
+    on_disk: Count
+    announced: Count
     frame_gaps: list[str] = []
 
 

@@ -130,13 +130,12 @@ def _engine(url: str) -> sa.Engine:
     def dumps(value: Any) -> str:
         return json.dumps(safe_json(value))
 
+    # An error shows no values: they are targets and people.
+    more: dict[str, Any] = {"json_serializer": dumps, "hide_parameters": True}
     if not url.startswith("sqlite"):
-        return sa.create_engine(
-            url, pool_size=8, pool_pre_ping=True, json_serializer=dumps,
-            connect_args=PATIENCE,
-        )  # fmt: skip
+        return sa.create_engine(url, pool_size=8, pool_pre_ping=True, connect_args=PATIENCE, **more)
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 10}, json_serializer=dumps)
+    engine = sa.create_engine(url, connect_args={"timeout": 10}, **more)
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:

@@ -18,6 +18,9 @@ class Metrics:
         self.oldest = self.gauge("koa_queue_oldest_seconds", "Oldest job's age", "service queue")
         self.parked = self.gauge("koa_parked", "Frames parked for an operator", "service")
         self.circuit = self.gauge("koa_circuit_open", "1 while down", "service dependency")
+        self.token_expires = self.gauge(
+            "koa_token_expires_seconds", "Time until a token of the tokens file expires", "name"
+        )
         self.skew = self.counter("koa_clock_skew_total", "File times not believed", "instrument")
 
     def counter(self, name: str, text: str, labels: str) -> Counter:

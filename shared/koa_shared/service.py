@@ -3,16 +3,18 @@
 import asyncio
 import ctypes
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import h11
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import Table
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from . import logs
 from .client import open_http
@@ -25,6 +27,39 @@ from .retry import Circuits
 from .web import build_app
 
 logger = structlog.get_logger("koa_shared")
+
+CONNECTIONS = 500  # at once; a process may have 1,024 files open, S3 and the database too
+HEAD = 16 << 10  # bytes of a request's line and headers; what proxies let through
+ARRIVAL = 30.0  # s until a request is here whole: 16 MB in that time are 4 Mbit/s
+
+
+class _Door(H11Protocol):
+    """HTTP/1.1 for callers who are not trusted: a request has a time to arrive in."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self) -> None:
+        waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        if self._late and not waits:
+            self._late.cancel()
+            self._late = None
+        elif waits and not self._late:
+            self._late = self.loop.call_later(ARRIVAL, self.transport.abort)
+
+
+DOOR: dict[str, Any] = {
+    "http": _Door, "ws": "none", "h11_max_incomplete_event_size": HEAD,
+    "limit_concurrency": CONNECTIONS, "log_config": None, "server_header": False,
+    "timeout_graceful_shutdown": 2, "timeout_keep_alive": 75,
+}  # fmt: skip
 
 
 class Service:
@@ -103,9 +138,18 @@ def create(make: type[Service], router: APIRouter, config: ServiceConfig | None 
     return build_app(make.name, config, lifespan, router)
 
 
+@contextmanager
+def _starting(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # of settings or tokens
+        sys.exit(f"koa-{name} can't start: {error}")
+
+
 def run(make: type[Service], router: APIRouter) -> None:
     """Serve, or do what is asked: `migrate` the database, or a command of the service."""
-    config = make.settings()
+    with _starting(make.name):
+        config = make.settings()
     logs.configure_logging(make.name, config.log_format)
     match sys.argv[1:]:
         case []:
@@ -128,7 +172,6 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
             ctypes.CDLL(None).mallopt(option, value)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
-    uvicorn.run(
-        create(make, router, config), host=config.host, port=config.port, log_config=None,
-        server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
-    )  # fmt: skip
+    with _starting(make.name):
+        app = create(make, router, config)
+    uvicorn.run(app, host=config.host, port=config.port, **DOOR)

@@ -18,14 +18,17 @@ LEAKS = {
     "a GitLab token": r"\bglpat-[\w-]{20}",
     "a Slack token": r"\bxox[abprs]-[\w-]{10}",
     "an API key": r"\bsk-[\w-]{20}",
+    "a PyPI token": r"\bpypi-[\w-]{50}",
+    "a Google key": r"\bAIza[\w-]{35}",
+    "a token in a header": r"(?i)\bauthorization: *(?:bearer|basic) +(?=\S*\d)[\w+/=.-]{20}",
     "a JSON web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.",
     "a password in a URL": (
         r"://[^\s/:@{}$<>\"']+:[^\s/:@{}$<>\"'*]+@"
         r"(?!localhost|127\.|\[?::1|[\w.-]*example|[\w.-]+\.invalid)"
     ),
     "a secret in the text": (
-        r"(?i)(?:password|passwd|secret(?:_key)?|token)[\"']?\s*[=:]\s*[\"']"
-        r"(?=[^\"']*\d)(?=[^\"']*[a-z])[\w+/=-]{32,}[\"']"
+        r"(?i)(?:password|passwd|secret(?:_key)?|token)[\"']?\s*[=:]\s*[\"']?"
+        r"(?=[\w+/=-]*\d)(?=[\w+/=-]*[a-z])[\w+/=-]{32,}(?![\w(.])"
     ),
 }
 
@@ -38,9 +41,15 @@ EXAMPLES = {
     "a GitLab token": ["glpat-" + "a1" * 10],
     "a Slack token": ["xoxb-" + "1" * 12],
     "an API key": ["sk-" + "a1" * 12],
+    "a PyPI token": ["pypi-" + "Ag" * 25],
+    "a Google key": ["AIza" + "Sy7" * 12],
+    "a token in a header": ["Authorization: Bearer " + "a1" * 12],
     "a JSON web token": ["eyJ" + "a" * 9 + ".eyJ" + "b" * 9 + ".c"],
     "a password in a URL": ["postgresql://koa:" + "hunter2@db.keck/koa"],
-    "a secret in the text": ["s3_secret_key = '" + "a1b2" * 10 + "'"],
+    "a secret in the text": [
+        "s3_secret_key = '" + "a1b2" * 10 + "'",
+        "KOA_S3_SECRET_KEY=" + "a1b2" * 10,
+    ],
 }
 HARMLESS = [
     "https://host/roots/x", "postgresql://koa:koa@127.0.0.1/koa", "/s/sdata1001/x",

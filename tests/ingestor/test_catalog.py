@@ -325,7 +325,6 @@ async def test_nonsense_is_answered_with_a_problem(site: Site, frame: Frame, pat
         (Caller(programs=frozenset({"2025B_C001"})), None, None, False),
         (Caller(role="producer"), "2025B_C001", FUTURE, False),
         (Caller(role="operator"), None, None, True),
-        (Caller(role="observer", all_programs=True), None, None, True),
     ],
 )
 def test_who_a_frame_is_open_to(

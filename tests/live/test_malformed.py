@@ -21,6 +21,7 @@ import pytest
 from koa_shared.simulator.frames import Exposure, Request, build
 
 from .conftest import BLOCK, CARD, Frame, Site, header_size, running, sha256
+from .test_memory import MOST, peak
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -181,6 +182,25 @@ def hostile(text: bytes, *keywords: str) -> Case:
     return changed(*(line(name, b"'" + text + b"'") for name in names))
 
 
+def many_hdus(count: int) -> bytes:
+    """Return HDUs without data, the first of them primary."""
+    cards = [line("BITPIX", b"%20d" % 8), line("NAXIS", b"%20d" % 0), b"END".ljust(CARD)]
+    first = b"".join([line("SIMPLE", b"%20s" % b"T"), *cards]).ljust(BLOCK)
+    other = b"".join([line("XTENSION", b"'IMAGE   '"), *cards]).ljust(BLOCK)
+    return first + other * (count - 1)
+
+
+def endless(size: int) -> bytes:
+    """Return a header that never ends."""
+    return line("SIMPLE", b"%20s" % b"T").ljust(size)
+
+
+def hole(local: Path, data: bytes, size: int = 0) -> None:
+    """Write a file that holds `data` and, to its size, nothing that takes room."""
+    local.write_bytes(data)
+    os.truncate(local, max(size, len(data)))
+
+
 BUILDERS: dict[str, Callable[[], Case]] = {
     "zero bytes": lambda: Case(b""),
     "zero bytes, broadcast": lambda: Case(fault="zero"),
@@ -207,6 +227,11 @@ BUILDERS: dict[str, Callable[[], Case]] = {
     "100,000 cards": lambda: changed(
         *(line(f"C{n}", b"%20d" % n) for n in range(100_000))
     ),
+    "90,000 HDUs": lambda: made(lambda local: hole(local, many_hdus(90_000))),
+    "a header of 100 MB": lambda: made(lambda local: hole(local, endless(10**8))),
+    "a header of 1 GB, a hole": lambda: made(lambda local: hole(local, endless(BLOCK), 10**9)),
+    "2 GB, nearly all a hole": lambda: made(lambda local: hole(local, frame()[1], 2 * 10**9)),
+    "10 GB, nearly all a hole": lambda: made(lambda local: hole(local, frame()[1], 10**10)),
     "repeated cards": repeated,
     "unreadable cards": lambda: changed(
         line("AIRMASS", b"1.2.3.4 ???"), b"AIRMASS  no equals".ljust(CARD)
@@ -317,6 +342,14 @@ def test_row(
         found = site.end_of(answer["frame_id"])
         check_end(site, sent, found, status, code)
     assert all(site.get(s, "/livez").status_code == 200 for s in SERVICES)
+
+
+def test_none_of_them_takes_much_memory(site_on: Callable[[str], Site]) -> None:
+    """Behind all rows: the most that each service ever had."""
+    processes = site_on("sqlite").stack.processes
+    peaks = {s: peak(processes[s].pid) for s in SERVICES}
+    print("peak memory in MB:", {name: round(size) for name, size in peaks.items()})
+    assert max(peaks.values()) < MOST
 
 
 SERVICES = ("monitor", "preparer", "ingestor")

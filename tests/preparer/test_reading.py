@@ -52,7 +52,8 @@ def archive() -> Archive:
 @pytest.fixture
 def reader(tmp_path: Path, archive: Archive) -> Any:
     fakes: Any = SimpleNamespace(
-        config=SimpleNamespace(archive_bucket="archive"), db=None, store=None,
+        config=SimpleNamespace(archive_bucket="archive", bytes_in_flight=1 << 20),
+        db=None, store=None,
         disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
         instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=())},
     )  # fmt: skip
@@ -86,4 +87,14 @@ async def test_the_same_bytes_come_from_the_disk_or_the_archive(
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FrameFault, match="not a regular file"):
-        read_file(str(tmp_path / "fifo"), Pulse())
+        read_file(str(tmp_path / "fifo"), 100, Pulse())
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "f.fits"
+    file.write_bytes(bytes(100))
+    assert len(read_file(str(file), 100, Pulse())[0]) == 100
+    os.truncate(file, 10**13)  # a hole; no memory holds it
+    with pytest.raises(FrameFault, match="10000000000000 bytes; at most 100") as caught:
+        read_file(str(file), 100, Pulse())
+    assert caught.value.code == "FILE_TOO_LARGE"

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-from koa_shared import logs
+from koa_shared import logs, web
 from koa_shared.config import ServiceConfig
 from koa_shared.contracts import Problem
 from koa_shared.errors import Conflict, DependencyDown, NotFound, Unauthorized
@@ -45,6 +46,11 @@ async def operate(caller: Operator) -> str:
     return caller.name
 
 
+@router.put("/who")
+async def rename(_: Operator) -> None:
+    pass
+
+
 @router.get("/trace")
 async def trace() -> str:
     return logs.traceparent()
@@ -55,7 +61,7 @@ async def fail(name: str) -> None:
     raise {
         "missing": NotFound("no frame 7"),
         "conflict": Conflict("it runs", code="not_an_end"),
-        "down": DependencyDown("database", "connection refused"),
+        "down": DependencyDown("database", "secret detail"),
         "bug": ZeroDivisionError("secret detail"),
     }[name]
 
@@ -166,6 +172,7 @@ async def test_problems(
     problem = problem_of(answer)
     assert (problem.status, problem.code, problem.retryable) == (status, code, retryable)
     assert "secret detail" not in answer.text
+    assert answer.headers.get("allow") == ("GET, PUT" if status == 405 else None)
     assert (answer.headers.get("retry-after") is not None) is (status == 503)
 
 
@@ -226,19 +233,124 @@ async def test_tokens_are_read_again_when_their_file_changes(
     assert (await http.post("/v1/operate", headers=bearer("walk"))).status_code == 200
 
 
-async def test_a_tokens_file_that_is_replaced_badly_locks_nobody_out(
+async def status_of(http: httpx.AsyncClient, token: str) -> int:
+    return (await http.post("/v1/operate", headers=bearer(token))).status_code
+
+
+async def test_a_tokens_file_that_is_gone_lets_nobody_in(
     http: httpx.AsyncClient, tokens: Path
 ) -> None:
-    """Half-written or gone for a moment: the tokens known before still count."""
-    tokens.write_text("[[token")  # noqa: ASYNC240 (a few bytes)
-    assert (await http.post("/v1/operate", headers=bearer("run"))).status_code == 200
+    text = tokens.read_text()  # noqa: ASYNC240 (a few bytes)
     tokens.unlink()  # noqa: ASYNC240
-    assert (await http.post("/v1/operate", headers=bearer("run"))).status_code == 200
+    assert await status_of(http, "run") == 401
+    tokens.write_text(text)  # noqa: ASYNC240
+    assert await status_of(http, "run") == 200
 
 
-def test_a_tokens_file_that_is_bad_at_the_start_stops_the_service(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", ["", "[[token", "[[token]]\nname = 'x'", "[[tokens]]", "\udcff"])
+async def test_a_tokens_file_that_cannot_be_read_leaves_the_known_for_a_minute(
+    http: httpx.AsyncClient, tokens: Path, monkeypatch: pytest.MonkeyPatch, bad: str,
+) -> None:  # fmt: skip
+    assert await status_of(http, "run") == 200
+    tokens.write_bytes(bad.encode("utf-8", "surrogateescape"))  # noqa: ASYNC240
+    assert await status_of(http, "run") == 200
+    monkeypatch.setattr(web, "GRACE", 0.0)  # the minute is over
+    assert await status_of(http, "run") == 401
+    write_tokens(tokens, run="operator")
+    assert await status_of(http, "run") == 200
+
+
+SHA = hashlib.sha256(b"a").hexdigest()
+BAD_ROWS = {
+    "sha256 = 'SHORT-SECRET'": r"token\.0\.sha256",
+    f"sha256 = '{SHA.upper()}'": r"token\.0\.sha256",
+    f"sha256 = '{SHA}'\nprogrammes = ['X']": r"token\.0\.programmes",
+    f"sha256 = '{SHA}'\nexpires = 2026-01-01": r"token\.0\.expires",
+    f"sha256 = '{SHA}'\nexpires = 2026-01-01T00:00:00": r"token\.0\.expires",
+    "": r"token\.0\.sha256",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_tokens_file_that_is_bad_at_the_start_says_what_is_wrong(
+    tmp_path: Path, row: str
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(f"[[token]]\nname = 'n'\nrole = 'operator'\n{row}\n")
+    with pytest.raises(ValueError, match=BAD_ROWS[row]) as caught:
+        Tokens(path, dev=False)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_roles_that_there_are_not_and_files_that_there_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    write_tokens(path, run="root")
+    with pytest.raises(ValueError, match=r"token\.0\.role"):
+        Tokens(path, dev=False)
     with pytest.raises(FileNotFoundError):
         Tokens(tmp_path / "nothing", dev=False)
+
+
+async def test_tokens_expire_and_the_metric_tells_when(
+    http: httpx.AsyncClient, tokens: Path
+) -> None:
+    def expiring(secret: str, at: datetime) -> str:
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        return (
+            f'[[token]]\nname = "tonight"\nrole = "operator"\nsha256 = "{digest}"\n'
+            f"expires = {at.isoformat()}\n"
+        )
+
+    now = datetime.now(UTC)
+    text = expiring("old", now - timedelta(hours=1)) + expiring("new", now + timedelta(hours=1))
+    tokens.write_text(text)  # noqa: ASYNC240 (a few bytes)
+    assert await status_of(http, "old") == 401
+    assert await status_of(http, "new") == 200
+    shown = re.compile(r"^koa_token_expires_seconds{name=\"(.*)\"} (\S+)$", re.MULTILINE)
+    told = shown.findall(await metrics(http))
+    assert [name for name, _ in told] == ["tonight"]
+    assert float(told[0][1]) == pytest.approx(-3600, abs=60)  # the soonest of a name
+    write_tokens(tokens, run="operator")
+    assert "koa_token_expires_seconds{" not in await metrics(http)
+
+
+async def metrics(http: httpx.AsyncClient) -> str:
+    return (await http.get("/metrics")).text
+
+
+async def test_a_stranger_sends_no_body(http: httpx.AsyncClient) -> None:
+    """It would be parsed before the route asks for a token."""
+    read = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b'{"number": 7}'
+
+    for token in ("", "wrong"):
+        headers = {"Content-Length": "13"} | (bearer(token) if token else {})
+        for path in ("/v1/produce", "/v1/who", "/nowhere"):
+            answer = await http.post(path, content=chunks(), headers=headers)
+            assert problem_of(answer).status == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert read == 0
+
+
+async def test_what_is_too_much_at_once_is_told_to_come_again(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "BODIES", 10)
+    for _ in range(2):  # nothing of a refused request stays counted
+        answer = await http.post("/v1/produce", json={"number": 7}, headers=bearer("make"))
+        assert (problem_of(answer).code, problem_of(answer).retryable) == ("busy", True)
+        assert answer.headers["retry-after"] == "5"
+    monkeypatch.setattr(web, "BODIES", 100)
+    for _ in range(20):
+        answer = await http.post("/v1/produce", json={"number": 7}, headers=bearer("make"))
+        assert answer.status_code == 200
+    monkeypatch.setattr(web, "STRANGERS", 0)
+    assert problem_of(await http.get("/v1/who")).code == "busy"
+    assert (await http.get("/v1/who", headers=bearer("look"))).status_code == 200
 
 
 async def test_dev_is_for_this_machine_only(open_client: Open) -> None:
@@ -275,13 +387,22 @@ async def test_livez(http: httpx.AsyncClient, context: Context) -> None:
 async def test_readyz(http: httpx.AsyncClient, context: Context) -> None:
     answer = await http.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "dev": False})
-    verbose = (await http.get("/readyz?verbose")).json()
+    run = bearer("run")
+    verbose = (await http.get("/readyz?verbose", headers=run)).json()
     assert verbose["circuits"] == {"s3": "closed"}
-    context.fault = "connection refused"
-    answer = await http.get("/readyz?verbose")
+    for token, status in (("", 403), ("make", 403), ("look", 403), ("wrong", 401)):
+        headers = bearer(token) if token else {}
+        refused = await http.get("/readyz?verbose", headers=headers)
+        assert problem_of(refused).status == status
+        assert (await http.get("/readyz", headers=headers)).status_code == 200
+    context.fault = "connection to db.keck refused"
+    answer = await http.get("/readyz?verbose", headers=run)
     assert answer.status_code == 503
     assert answer.json()["ready"] is False
-    assert "connection refused" in answer.json()["why"]
+    assert "connection to db.keck refused" in answer.json()["why"]
+    plain = await http.get("/readyz")
+    assert (plain.status_code, plain.json()["ready"]) == (503, False)
+    assert "db.keck" not in plain.text
 
 
 async def test_metrics(http: httpx.AsyncClient, context: Context) -> None:

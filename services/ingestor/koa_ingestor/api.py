@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Level, Page, Status
+from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
 from koa_shared.errors import Conflict
-from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer, Why, groups
+from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why, groups
 
 from .catalog import is_open_to, view
 from .downloads import send
@@ -20,6 +20,11 @@ from .errors import NotArchived, Proprietary
 router = APIRouter(prefix="/v1")
 router.include_router(groups)
 IDLE = 15.0  # seconds between comments that keep a quiet stream open
+BYTES = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+FILE: dict[str, Any] = {
+    "response_class": StreamingResponse,
+    "responses": {200: BYTES, 206: BYTES | {"description": "The range that was asked for"}},
+}
 
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
@@ -27,7 +32,10 @@ Range = Annotated[str | None, Header(alias="range")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
 
-@router.post("/frames", status_code=202, response_model=Accepted, summary="Products are staged")
+@router.post(
+    "/frames", status_code=202, response_model=Accepted, responses=KNOWN,
+    summary="Products are staged",
+)  # fmt: skip
 async def hand_over(frame: FilePrepared, ctx: Ctx, _: Producer, response: Response) -> Any:
     """202: accepted, durable here. 200: known already."""
     fresh, row = await ctx.db.write(ctx.store.hand_over, frame, logs.traceparent())
@@ -48,14 +56,14 @@ class Filters(BaseModel):
     night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
     status: Status | None = None
     program: str | None = None
-    level: Level | None = None
+    level: Annotated[int | None, Query(ge=0, le=2)] = None
     type: str | None = None
     origin: str | None = None
     path: str | None = None
     name: str | None = None
     koaid: str | None = None
     finding: str | None = None
-    since: AwareDatetime | None = None
+    since: Time | None = None
     limit: Annotated[int, Query(ge=1, le=1000)] = 100
     cursor: str | None = None
 
@@ -103,19 +111,19 @@ async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
 Archived = Annotated[Any, Depends(_archived)]
 
 
-@router.get("/frames/{name}/file", summary="The FITS file; ranges are served")
+@router.get("/frames/{name}/file", summary="The FITS file; ranges are served", **FILE)
 async def get_file(ctx: Ctx, archived: Archived, range_: Range = None) -> StreamingResponse:
     """Stream the level-0 FITS file."""
     return await send(ctx, archived, ("role", "fits"), range_)
 
 
-@router.get("/frames/{name}/preview", summary="The preview, a JPEG")
+@router.get("/frames/{name}/preview", summary="The preview, a JPEG", **FILE)
 async def get_preview(ctx: Ctx, archived: Archived) -> StreamingResponse:
     """Stream the first preview."""
     return await send(ctx, archived, ("role", "preview"))
 
 
-@router.get("/frames/{name}/products/{product}", summary="One product by its name")
+@router.get("/frames/{name}/products/{product}", summary="One product by its name", **FILE)
 async def get_product(
     ctx: Ctx, archived: Archived, product: str, range_: Range = None
 ) -> StreamingResponse:
@@ -175,12 +183,16 @@ async def night(date: str, ctx: Ctx, caller: AnyCaller) -> dict[str, Any]:
     return counts
 
 
-@router.get("/stream", summary="Server-sent events, resumable with Last-Event-ID")
+@router.get(
+    "/stream", summary="Server-sent events, resumable with Last-Event-ID",
+    response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}},
+)  # fmt: skip
 async def stream(
     ctx: Ctx, caller: AnyCaller, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Send each change of a frame, as you may see it; `event` is its status."""
-    last = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
+    given = last_event_id or ""
+    last = int(given) if given.isdecimal() and len(given) < 10 else None  # else none of ours
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_entries(ctx, caller, last), 200, headers, "text/event-stream")
 

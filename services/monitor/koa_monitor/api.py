@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from koa_shared import contracts as c
 from koa_shared import logs
@@ -23,7 +23,7 @@ class Rescan(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     since: c.Time | None = None
-    resend: bool = False
+    resend: bool = Field(default=False, strict=True)
     why: str = ""
 
 
@@ -83,7 +83,7 @@ async def triggers(
     _: Operator,
     source: str | None = None,
     path: str | None = None,
-    cursor: int | None = None,
+    cursor: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
 ) -> c.Page[TriggerView]:
     """Return broadcasts, newest first, 100 a page."""
     rows = await ctx.db.read(ctx.store.triggers, source, path, cursor)
@@ -91,7 +91,10 @@ async def triggers(
     return c.Page[TriggerView](items=items, next=str(items[-1].id) if len(items) == 100 else None)
 
 
-@router.post("/files", status_code=202, summary="Name a file that should be archived")
+@router.post(
+    "/files", status_code=202, summary="Name a file that should be archived",
+    responses={200: {"model": c.Submitted, "description": "Known already, or ignored"}},
+)  # fmt: skip
 async def submit(
     submission: c.Submission, ctx: Ctx, who: Producer, response: Response
 ) -> c.Submitted:

@@ -9,7 +9,7 @@ from koa_shared import logs
 from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
-from koa_shared.web import Ctx, Operator, Producer, Why, groups
+from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why, groups
 
 router = APIRouter(prefix="/v1")
 router.include_router(groups)
@@ -30,7 +30,7 @@ def _check_known(ctx: Any, instrument: str) -> None:
         raise Rejected(f"no instrument {instrument!r}", code="unknown_instrument")
 
 
-@router.post("/files", status_code=202, summary="An instrument has written a file")
+@router.post("/files", status_code=202, responses=KNOWN, summary="An instrument has written a file")
 async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response) -> Accepted:
     """202: taken on, durable here. 200: known, also if its bytes were read already."""
     _check_known(ctx, file.instrument)

@@ -245,10 +245,11 @@ class JobQueue:
         after_commit(session, partial(self.wake, queue))
         return bool(result.rowcount)  # type: ignore[attr-defined]
 
-    def drop(self, session: Session, queue: str, key: str) -> None:
-        """Forget a job, whoever holds it (its lease is lost)."""
+    def drop(self, session: Session, queue: str, keys: Any) -> None:
+        """Forget jobs, whoever holds them (their lease is lost); `keys` may be a SELECT."""
         t = self.table.c
-        session.execute(sa.delete(self.table).where(t.queue == queue, t.key == key))
+        mine = t.key.in_([keys] if isinstance(keys, str) else keys)
+        session.execute(sa.delete(self.table).where(t.queue == queue, mine))
 
     def next_in(self, session: Session, queue: str) -> float | None:
         """Return the seconds until a waiting job is due, None if none waits."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import func, text
+from sqlalchemy import String, cast, func, text
 from sqlmodel import Session, col, delete, select, update
 
 from koa_shared.audit import Deed
@@ -136,8 +136,10 @@ class Store(Reads):
         body = {"body": prepared.model_dump(mode="json")}
         if generation < frame.generation or not insert_new(session, Prepared, key | body):
             return False, frame
-        for older in range(1, generation):
-            self.queue.drop(session, "ingest", f"{prepared.frame_id}:{older}")
+        frame_id = col(Prepared.frame_id)
+        older = select(frame_id + ":" + cast(Prepared.generation, String))
+        older = older.where(frame_id == prepared.frame_id, Prepared.generation < generation)
+        self.queue.drop(session, "ingest", older)
         self._advance(frame, generation, Status.TRANSFERRED, "handover", Service.PREPARER)
         merge(session, frame, prepared.timeline, prepared.findings)
         describe(frame, prepared)

@@ -73,8 +73,8 @@ class Reader:
         """Return what the file holds now, and its mtime in ns."""
         local = self.disks.map.local(row.path)
         roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
-        pulse = Pulse()
-        read = lambda: read_file(contained(local, roots), pulse)  # noqa: E731
+        most, pulse = self.config.bytes_in_flight, Pulse()
+        read = lambda: read_file(contained(local, roots), most, pulse)  # noqa: E731
         return await self.disks.run(row.path, row.instrument, read, pulse=pulse)
 
     async def _examine(self, row: File, data: memoryview) -> fits.Structure:
@@ -108,13 +108,15 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def read_file(path: str, pulse: Pulse) -> tuple[memoryview, int]:
+def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         before = os.fstat(handle)
         if not stat.S_ISREG(before.st_mode):
             raise FrameFault("FITS_FILE_TYPE_ERROR", "this is not a regular file")
+        if before.st_size > most:
+            raise FrameFault("FILE_TOO_LARGE", f"{before.st_size} bytes; at most {most} are taken")
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
