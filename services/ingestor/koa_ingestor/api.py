@@ -16,10 +16,10 @@ from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NotArchived, Proprietary
+from .feed import IDLE, Entry
 from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
-IDLE = 15.0  # seconds between comments that keep a quiet stream open
 
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
@@ -166,6 +166,22 @@ async def audit(ctx: Ctx, _: Operator) -> list[Audit]:
     return list(await ctx.db.read(ctx.store.audits))
 
 
+@router.get("/scrub", summary="How far the scrubber is, and what is damaged")
+async def scrubbing(ctx: Ctx, _: Operator) -> dict[str, Any]:
+    """Versions, how many of them are due (last read before `since`), the damaged objects."""
+    state: dict[str, Any] = await ctx.db.read(ctx.store.scrub_state, ctx.config.scrub_days)
+    return state
+
+
+@router.post("/scrub", status_code=202, summary="Have archived objects read again now")
+async def scrub(
+    ctx: Ctx, caller: Operator, koaid: Annotated[str | None, Body()] = None, why: Why = ""
+) -> dict[str, str]:
+    """All versions of one KOAID, or of all of them."""
+    deed = (caller.name, why)
+    return {"scrub": await ctx.db.write(ctx.store.order_scrub, koaid, deed)}
+
+
 @router.get("/sources", summary="The last report about every keyword source")
 async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     """Return the sources of all monitors."""
@@ -196,17 +212,18 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
         last = await ctx.db.read(ctx.store.stream_end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
     while True:
-        changed = ctx.changed
-        rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
-        if oldest > last + 1:
-            yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
-        for entry, frame in rows:
-            data = view(frame.model_dump(), caller).model_dump_json(exclude_none=True)
-            yield f"id: {entry.id}\nevent: {entry.status}\ndata: {data}\n\n"
-            last = entry.id
-        if not rows:
-            try:
-                async with asyncio.timeout(IDLE):
-                    await changed.wait()
-            except TimeoutError:
-                yield ": \n\n"
+        more, entries = ctx.feed.more, ctx.feed.after(last)
+        if entries is None:  # it has to catch up
+            rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
+            if oldest > last + 1:
+                yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
+            entries = [Entry(*row) for row in rows]
+        if entries:
+            yield "".join(entry.text(caller) for entry in entries)
+            last = entries[-1].id
+            continue
+        try:
+            async with asyncio.timeout(IDLE):
+                await more.wait()
+        except TimeoutError:
+            yield ": \n\n"

@@ -25,7 +25,7 @@ from .koa import Koa, Peers
 COLUMNS = (
     "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword", "value", "connected",
     "paused", "heartbeat_age", "last_frame_at", "status", "step", "path", "decision", "reason",
-    "code", "severity", "message", "size",
+    "code", "severity", "message", "size", "version", "product", "at", "found",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

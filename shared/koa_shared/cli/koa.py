@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import httpx
-from pydantic import Field
+from pydantic import Field, RootModel
 from typer import Option
 
 from ..client import Client, Ingestor, Monitor, PeerRefused, Preparer
@@ -88,6 +88,13 @@ class Koa:
     async def parked(self) -> Any:
         """List the frames that wait for an operator, in whatever service."""
         return (await self.ingestor.json("GET", "/v1/parked"))["items"]
+
+    async def scrub(self, now: Text = None, why: Why = "") -> Any:
+        """Show how far the scrubber is; `--now KOAID` or `--now all` has archived objects read."""
+        if now is None:
+            return await self.ingestor.json("GET", "/v1/scrub")
+        order = {"koaid": None if now == "all" else now, "why": why}
+        return await self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
 
     async def retry(self, name: str, why: Why = "") -> Any:
         """Try an ERROR or INVALID frame again, at the service where it ended."""

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import func, text
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete, select, update
 
 from koa_shared.contracts import (
     Event,
@@ -15,6 +15,7 @@ from koa_shared.contracts import (
     Finding,
     Program,
     Service,
+    Severity,
     Status,
     Timeline,
     may_follow,
@@ -27,15 +28,27 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .reads import Reads
-from .schema import Audit, EventSeen, Frame, NightSeen, Prepared, SourceSeen, Stream, Version
+from .fixity import Fixity
+from .schema import (
+    Audit,
+    Damage,
+    EventSeen,
+    Frame,
+    NightSeen,
+    Prepared,
+    SourceSeen,
+    Stream,
+    Version,
+)
 
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
+RELEASED = 500  # frames that are opened in one transaction: a semester's end holds up no frame
+DAMAGED = "OBJECT_DAMAGED"
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
 
-class Store(Reads):
+class Store(Fixity):
     """Frames, versions, events and the stream."""
 
     def __init__(self, queue: JobQueue, published: Callable[[], object]) -> None:
@@ -230,7 +243,7 @@ class Store(Reads):
         row = session.exec(select(Version).filter_by(**mine)).one()
         row.products = [product.model_dump(mode="json") for product in prepared.products]
         row.header, row.core = prepared.header, prepared.metadata
-        row.committed_at = timeline.available
+        row.committed_at = row.scrubbed_at = timeline.available
         session.add(row)
         if prepared.generation >= frame.generation:
             frame.products, frame.version = row.products, version
@@ -269,6 +282,36 @@ class Store(Reads):
         """Forget stream entries that are too old to resume from, but not the last id."""
         old = (col(Stream.at) < before, col(Stream.id) < self.stream_end(session))
         session.execute(delete(Stream).where(*old))
+
+    def release(self, session: Session) -> bool:
+        """Open some frames whose release date has passed to searches; False if there is none."""
+        passed = (col(Frame.released_at).is_(None), col(Frame.release_date) <= utcnow())
+        some = select(Frame.frame_id).where(*passed).limit(RELEASED)
+        mine = update(Frame).where(col(Frame.frame_id).in_(some))
+        done = session.execute(mine.values(released_at=Frame.release_date))
+        return bool(done.rowcount)  # type: ignore[attr-defined]
+
+    # Fixity.
+
+    def scrubbed(self, session: Session, held: Version, found: dict[str, str]) -> bool:
+        """Note what a scrub found damaged of a version; return whether that is news."""
+        mine, now = {"koaid": held.koaid, "version": held.version}, utcnow()
+        known = {row.product: row for row in session.exec(select(Damage).filter_by(**mine))}
+        is_news = found != {product: row.found for product, row in known.items()}
+        if is_news:
+            frame = self._held(session, held.frame_id)
+            for product in known.keys() - found.keys():
+                session.delete(known[product])
+            for product, what in found.items():
+                at = known[product].at if product in known else now
+                more = {"instrument": frame.instrument, "at": at, "found": what}
+                session.merge(Damage.model_validate(mine | more | {"product": product}))
+            if frame.version == held.version:  # the one that a caller gets
+                frame.findings = [f for f in frame.findings if f["code"] != DAMAGED]
+                merge(frame, Timeline(), [damaged(*one) for one in found.items()])
+                self.publish(session, frame)
+        session.execute(update(Version).filter_by(**mine).values(scrubbed_at=now))
+        return is_news
 
     # Operators.
 
@@ -320,6 +363,12 @@ def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) ->
     frame.findings = known + [finding for finding in told if finding not in known]
 
 
+def damaged(product: str, found: str) -> Finding:
+    """Return what a frame says while an object of its version is damaged."""
+    what = {"step": "scrub", "message": f"{product}: {found}"}
+    return Finding(code=DAMAGED, severity=Severity.ERROR, **what)
+
+
 def new_version(prepared: FilePrepared, number: int) -> Version:
     """Return a claim on a version of a KOAID."""
     raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
@@ -331,6 +380,8 @@ def set_program(frame: Frame, program: Program) -> None:
     """Say whose data a frame is."""
     frame.program = program.model_dump(mode="json")
     frame.semid, frame.release_date = program.semid, program.release_date
+    released = frame.release_date is not None and frame.release_date <= utcnow()
+    frame.released_at = frame.release_date if released else None
 
 
 def describe(frame: Frame, prepared: FilePrepared) -> None:
