@@ -48,7 +48,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.db, needs = self.workshop.db, ("s3",)
         self.workshop.add(
-            Lane("ingest", self.ingest, self._failed, 4, needs),
+            Lane("ingest", self.ingest, self._failed, self.config.workers, needs),
             Lane("sweep", self.sweep, slots=1, needs=needs),
             Lane("scrub", self.scrub, needs=needs),
         )

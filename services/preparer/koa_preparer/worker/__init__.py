@@ -81,9 +81,9 @@ class Worker:
     def __post_init__(self) -> None:
         self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
-        budget, needs = self.config.bytes_in_flight, ("s3",)
+        budget, workers, needs = self.config.bytes_in_flight, self.config.workers, ("s3",)
         self.workshop.add(
-            Lane("prepare", self.prepare, self._failed, 3, needs, budget, self._paused),
+            Lane("prepare", self.prepare, self._failed, workers, needs, budget, self._paused),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
             Lane("enrich", self.enrich, slots=1),
         )
