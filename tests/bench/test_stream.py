@@ -76,7 +76,8 @@ async def run(stack: Stack, clients: int) -> tuple[list[float], float]:
         await asyncio.wait_for(ready.acquire(), 30)
     sent: dict[str, float] = {}
     pid = stack.processes["ingestor"].pid
-    async with httpx.AsyncClient(base_url=stack.url("ingestor"), trust_env=False) as http:
+    told = {"headers": {"Content-Type": "application/json"}, "base_url": stack.url("ingestor")}
+    async with httpx.AsyncClient(**told, trust_env=False) as http:  # type: ignore[arg-type]
         before = cpu(pid)
         for n in range(CHANGES):
             event = change(clients * 1000 + n)

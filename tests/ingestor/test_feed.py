@@ -95,6 +95,7 @@ async def test_who_is_behind_catches_up_without_a_gap(
     tasks = [asyncio.create_task(listen(site, live, 0))]
     for _ in range(8):
         await tell(5)
+    await until([live], 40)
     seen: list[list[int]] = [[], [], [], []]
     starts = (0, 29, 30, 35)
     tasks += [

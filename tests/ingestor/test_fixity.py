@@ -18,6 +18,7 @@ from koa_ingestor import worker
 from koa_ingestor.app import Ingestor, create_app
 from koa_ingestor.config import Config
 from koa_ingestor.pipeline import archive_key
+from koa_ingestor.store import fixity
 from koa_ingestor.store.fixity import ALL
 from koa_ingestor.store.schema import Version
 from koa_shared.contracts import FilePrepared, Timeline, utcnow
@@ -214,6 +215,9 @@ async def test_a_new_version_is_good_and_the_old_one_stays_marked(site: Site, fr
     assert (await site.http.get(f"/v1/frames/{KOAID}/file")).content == FITS
     old = await site.http.get(f"/v1/frames/{KOAID}/file?version=1")
     assert (old.status_code, old.json()["code"]) == (500, "object_damaged")
+    del site.bucket.kept[site.key(".jpg")]
+    await site.order(KOAID)
+    assert len(await site.marks()) == 2
     assert (await site.http.get(f"/v1/frames/{KOAID}")).json()["findings"] == []
 
 
@@ -242,19 +246,22 @@ async def test_the_oldest_are_read_first_and_only_what_is_due(site: Site, frame:
 
 
 async def test_an_order_outlives_a_restart_and_goes_on_where_it_was(
-    site: Site, frame: Frame
+    site: Site, frame: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n in range(2):
+    monkeypatch.setattr(fixity, "BATCH", 2)
+    for n in range(4):
         await site.archive(frame(n + 1), FITS, JPEG)
     await site.http.post("/v1/scrub", json={})
     job = await site.db.write(site.store.queue.claim, "scrub")
     assert job is not None
-    (_, first), _ = await site.db.read(site.store.to_scrub, ALL, 30)
+    (_, first), *_ = await site.db.read(site.store.to_scrub, ALL, 30)
     await site.db.write(site.store.scrubbed, first, {})
     await site.db.write(site.store.queue.again, job, 0.0, "stopped", counts=False)
     await site.db.write(site.store.keep_scrubbing)  # what a start does: it changes nothing
     await site.scrub()
-    assert sum(size for _, size in site.bucket.reads) == len(FITS) + len(JPEG)
+    assert (await site.http.get("/v1/scrub")).json()["due"] == 1
+    await site.scrub()
+    assert sum(size for _, size in site.bucket.reads) == 3 * (len(FITS) + len(JPEG))
     assert (await site.http.get("/v1/scrub")).json()["due"] == 0
 
 

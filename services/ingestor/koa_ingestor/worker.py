@@ -47,8 +47,9 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.db, needs = self.workshop.db, ("s3",)
+        workers = self.config.workers
         self.workshop.add(
-            Lane("ingest", self.ingest, self._failed, self.config.workers, needs),
+            Lane("ingest", self.ingest, self._failed, workers, needs, spare=workers - 1),
             Lane("sweep", self.sweep, slots=1, needs=needs),
             Lane("scrub", self.scrub, needs=needs),
         )

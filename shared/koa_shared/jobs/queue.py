@@ -19,6 +19,7 @@ from sqlmodel import Session
 from ..db import JsonColumn, after_commit, insert_new, is_postgresql, notify
 from ..errors import LeaseLost
 
+LATER = 2  # the priority from which on nobody waits for a job: it is no live frame's
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
 
@@ -62,6 +63,7 @@ class Job:
     queue: str
     key: str
     grp: str
+    priority: int
     size: int
     payload: dict[str, Any]
     token: int
@@ -131,9 +133,9 @@ class JobQueue:
 
     def claim(
         self, session: Session, queue: str, room: int | None = None,
-        paused: Paused = lambda _: frozenset(),
+        paused: Paused = lambda _: frozenset(), *, live: bool = False,
     ) -> Job | None:  # fmt: skip
-        """Take the next job: by priority, fair between groups, newest first.
+        """Take the next job: by priority, fair between groups, newest first; `live` ones only.
 
         None if the next one is larger than `room`: no smaller one overtakes it for ever.
         """
@@ -142,6 +144,8 @@ class JobQueue:
         if is_postgresql(session):
             free = sa.or_(free, sa.and_(t.state == "leased", t.lease_until < now))
         can = sa.and_(free, t.not_before <= now)
+        if live:
+            can = sa.and_(can, t.priority < LATER)
         group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None

@@ -17,11 +17,12 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
-from .queue import LEASE_SECONDS, Job, JobQueue, NewJob, Paused
+from .queue import LATER, LEASE_SECONDS, Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
 
 MAX_ATTEMPTS = 5  # failures of the frame itself, before an operator is asked
+LIVE_SECONDS = 60.0  # from a live job on, others leave slots free for the next
 STOP_SECONDS = 8.0  # what SIGTERM leaves running work, of the 10 s it may take
 
 
@@ -49,7 +50,8 @@ class Lane:
     """One queue, who works on it, and what that work needs.
 
     `failed` notes a failed attempt in its transaction; `budget` are bytes in flight;
-    `paused` names the groups that are held back.
+    `paused` names the groups that are held back; `spare` slots are live jobs' alone, while
+    there are some.
     """
 
     queue: str
@@ -59,6 +61,8 @@ class Lane:
     needs: tuple[str, ...] = ()
     budget: int | None = None
     paused: Paused = lambda _: frozenset()
+    spare: int = 0
+    live_at: float = -LIVE_SECONDS
     running: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     beat: float = field(default_factory=time.monotonic)
@@ -69,6 +73,12 @@ class Lane:
         if self.budget is None or not self.running:
             return None
         return self.budget - sum(job.size for job in self.running.values())
+
+    def is_for_live(self) -> bool:
+        """Tell whether only a live job may start now."""
+        later = sum(job.priority >= LATER for job in self.running.values())
+        is_live = time.monotonic() - self.live_at < LIVE_SECONDS
+        return is_live and later >= max(1, self.slots - self.spare)
 
     def done(self, task: asyncio.Task[None]) -> None:
         """A job's work has ended; look for the next if one may wait."""
@@ -143,6 +153,8 @@ class Workshop:
         lane = self._lanes.get(job.queue)
         if not (self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots):
             return False
+        if job.priority >= LATER and lane.is_for_live():
+            return False
         return job.grp not in lane.paused(session)
 
     def _start(self, job: Job) -> None:
@@ -157,6 +169,8 @@ class Workshop:
             self._give_back(job, "it waits for its turn")
 
     def _run(self, lane: Lane, job: Job) -> None:
+        if job.priority < LATER:
+            lane.live_at = time.monotonic()
         task = asyncio.create_task(self._work(lane, job))
         lane.running[task] = job
         task.add_done_callback(lane.done)
@@ -189,7 +203,8 @@ class Workshop:
         if (wait := self._wait(lane)) > 0:
             return wait
         # What it returns has been started, by its commit.
-        job = await self.db.write(self.queue.claim, lane.queue, lane.room(), lane.paused)
+        live, claim = lane.is_for_live(), self.queue.claim
+        job = await self.db.write(claim, lane.queue, lane.room(), lane.paused, live=live)
         self.circuits["database"].succeeded()
         if job is not None:
             return 0.0
