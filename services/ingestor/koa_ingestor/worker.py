@@ -161,7 +161,8 @@ class Worker:
                 if what := await self._damage(archive_key(where, product.name), product):
                     found[product.name] = what
             if await self.db.write(self.store.scrubbed, held, found):
-                logger.error("Marks of archived objects changed", key=where, damaged=found)
+                tell = logger.error if found else logger.info
+                tell("Marks of archived objects changed", version=where, damaged=found)
         delay = 0.0 if every else SCRUB_IDLE
         await self.db.write(self.store.keep_scrubbing, job, delay)
 
@@ -180,6 +181,7 @@ class Worker:
         return what
 
     async def _reread(self, bucket: str, key: str, product: Product) -> str:
+        await self._scrub_turn(0)
         size, sha = await self.objects.size(bucket, key), hashlib.sha256()
         if size != product.size:
             return f"it has {size} bytes instead of {product.size}"
@@ -236,12 +238,11 @@ class Worker:
     async def gauge(self) -> None:
         """Tell the state of the scrub, also where another replica does it."""
         while True:
-            state = await self.db.read(self.store.scrub_state, self.config.scrub_days)
+            oldest, marks = await self.db.read(self.store.marks)
             self.metrics.mismatches.clear()
-            for mark in state["damaged"]:
+            for mark in marks:
                 self.metrics.mismatches.labels(mark.instrument).inc()
-            age = (utcnow() - state["oldest"]).total_seconds() if state["oldest"] else 0
-            self.metrics.unscrubbed.set(age)
+            self.metrics.unscrubbed.set((utcnow() - oldest).total_seconds() if oldest else 0)
             await asyncio.sleep(SCRUB_IDLE)
 
     async def trim(self) -> None:

@@ -43,15 +43,21 @@ class Fixity(Reads):
             query = both.where(Version.koaid == koaid, at.is_not(None))
         return list(session.exec(query))
 
-    def scrub_state(self, session: Session, days: float) -> dict[str, Any]:
-        """Return how far the scrubber is, and what is damaged, newest first."""
-        at, since = col(Version.scrubbed_at), self.scrub_since(session, days)
-        few = select(func.count(at), func.min(at), func.max(at))
-        versions, oldest, newest = session.exec(few).one()
-        due = session.exec(select(func.count(at)).where(at <= since)).one()
-        state = {"since": since, "versions": versions, "due": due, "oldest": oldest}
+    def marks(self, session: Session) -> tuple[datetime | None, list[Damage]]:
+        """Return when the version not read for longest was read; what is damaged, newest first."""
         marks = session.exec(select(Damage).order_by(col(Damage.at).desc(), Damage.product))
-        return state | {"newest": newest, "damaged": list(marks)}
+        return session.exec(select(func.min(Version.scrubbed_at))).one(), list(marks)
+
+    def scrub_state(self, session: Session, days: float) -> dict[str, Any]:
+        """Return how far the scrubber is, and what is damaged."""
+        at, since = col(Version.scrubbed_at), self.scrub_since(session, days)
+        versions, newest = session.exec(select(func.count(at), func.max(at))).one()
+        due = session.exec(select(func.count(at)).where(at <= since)).one()
+        oldest, marks = self.marks(session)
+        return {
+            "since": since, "versions": versions, "due": due, "oldest": oldest, "newest": newest,
+            "damaged": marks,
+        }  # fmt: skip
 
     def damage(self, session: Session, held: Version, product: str) -> Damage | None:
         """Return the mark of a product, if it is damaged."""
