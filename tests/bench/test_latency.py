@@ -24,6 +24,8 @@ from koa_shared.objects import ObjectStore
 from koa_shared.simulator.control import Shoot, shoot
 from koa_shared.simulator.stack import SERVICES, Stack
 
+from .report import percentile
+
 SIZES = {"4 MB": 4_000_000, "17 MB": 17_000_000, "38 MB": 38_000_000, "140 MB": 140_000_000}
 SINGLE = {"4 MB": 30, "17 MB": 20, "38 MB": 15, "140 MB": 6}
 TOGETHER = 10
@@ -93,10 +95,6 @@ def serial(stack: Stack, path: str) -> float:
         return time.perf_counter() - begin
 
     return asyncio.run(steps())
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, round(share * (len(values) - 1)))]
 
 
 def seconds(frames: list[dict[str, Any]]) -> list[float]:

@@ -20,10 +20,10 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
     match frame.status:
         case Status.COMPLETE:
             took = f"{frame.latency_seconds} s after it was written"
-            text = f"version {frame.version} was available {took}; "
-            bad = [found.message for found in frame.findings if found.code == "OBJECT_DAMAGED"]
-            mend = f"but not now, {' and '.join(bad)}; `koa reprocess {name}` makes a good version"
-            text += mend if bad else "nothing to do"
+            text = f"version {frame.version} was available {took}; nothing to do"
+            if damage := faults.get(("OBJECT_DAMAGED", "scrub")):
+                mend = f"`koa reprocess {name}` makes a good version"
+                text = f"but its version {frame.version} is not served whole, {damage}; {mend}"
         case Status.DUPLICATE:
             text = "the same bytes are archived under this KOAID; nothing to do"
         case Status.INVALID | Status.ERROR:
