@@ -19,13 +19,13 @@ import pytest
 from koa_shared.simulator.control import Shoot, shoot
 from koa_shared.simulator.stack import Stack
 
+from ..live.conftest import free_offset
 from .report import percentile, save
 
 BACKLOG, LIVE, SIZE = 1000, 30, 4_000_000
 MANY = 120  # frames for each number of workers
 EVERY = 1.5  # s between live frames
 SILENT, CAMERAS = "NIRC2", ("NIRES", "NIRC2")
-OFFSET = 18_600
 Frame = dict[str, Any]
 
 pytestmark = pytest.mark.timeout(1800)
@@ -35,7 +35,9 @@ pytestmark = pytest.mark.timeout(1800)
 def stack(request: Any) -> Iterator[Stack]:
     # Not pytest's directory, which is kept: this may be 12 GB.
     with tempfile.TemporaryDirectory(prefix="koa-bench-") as directory:
-        made = Stack(Path(directory) / "var", offset=OFFSET, env=getattr(request, "param", {}))
+        made = Stack(
+            Path(directory) / "var", offset=free_offset(), env=getattr(request, "param", {})
+        )
         made.sim_args = ["--cadence", "0"]
         with made.running():
             yield made

@@ -15,12 +15,12 @@ from koa_shared.client import Ingestor
 from koa_shared.simulator.control import Shoot, shoot
 from koa_shared.simulator.stack import SERVICES, Stack
 
+from ..live.conftest import free_offset
 from .report import save
 
 FRAMES, STEP, WINDOW = 5000, 500, 24  # WINDOW: frames on their way at a time
 SIZE = 60_000
 CAMERAS = ("NIRES", "NIRC2", "ESI")
-OFFSET = 18_900
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(3600)
 @pytest.fixture
 def stack() -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="koa-bench-") as directory:
-        made = Stack(Path(directory) / "var", offset=OFFSET)
+        made = Stack(Path(directory) / "var", offset=free_offset())
         made.sim_args = ["--cadence", "0"]
         with made.running():
             yield made

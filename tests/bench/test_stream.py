@@ -19,16 +19,16 @@ from koa_shared.contracts import Event, EventBatch
 from koa_shared.ids import frame_id
 from koa_shared.simulator.stack import Stack
 
+from ..live.conftest import free_offset
 from .report import percentile, save
 
 CLIENTS, RATE, CHANGES = 200, 10, 150
-OFFSET = 18_300
 HEADER = "GET /v1/stream HTTP/1.1\r\nHost: ingestor\r\n\r\n"
 
 
 @pytest.fixture
 def ingestor(tmp_path: Path) -> Iterator[Stack]:
-    stack = Stack(tmp_path, offset=OFFSET)
+    stack = Stack(tmp_path, offset=free_offset())
     stack.prepare()
     stack.start("ingestor")
     try:
