@@ -44,7 +44,7 @@ from .schema import (
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
 RELEASED = 500  # frames that are opened in one transaction: a semester's end holds up no frame
-DAMAGED = "OBJECT_DAMAGED"
+DAMAGE: Any = {"code": "OBJECT_DAMAGED", "severity": Severity.ERROR, "step": "scrub"}
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
 
@@ -297,18 +297,18 @@ class Store(Fixity):
         """Note what a scrub found damaged of a version; return whether that is news."""
         mine, now = {"koaid": held.koaid, "version": held.version}, utcnow()
         known = {row.product: row for row in session.exec(select(Damage).filter_by(**mine))}
-        is_news = found != {product: row.found for product, row in known.items()}
-        if is_news:
+        if is_news := found != {product: row.found for product, row in known.items()}:
             frame = self._held(session, held.frame_id)
             for product in known.keys() - found.keys():
                 session.delete(known[product])
             for product, what in found.items():
                 at = known[product].at if product in known else now
-                more = {"instrument": frame.instrument, "at": at, "found": what}
-                session.merge(Damage.model_validate(mine | more | {"product": product}))
+                more = {"product": product, "instrument": frame.instrument, "at": at}
+                session.merge(Damage.model_validate(mine | more | {"found": what}))
             if frame.version == held.version:  # the one that a caller gets
-                frame.findings = [f for f in frame.findings if f["code"] != DAMAGED]
-                merge(frame, Timeline(), [damaged(*one) for one in found.items()])
+                frame.findings = [f for f in frame.findings if f["code"] != DAMAGE["code"]]
+                told = [Finding(**DAMAGE, message=f"{p}: {found[p]}") for p in sorted(found)]
+                merge(frame, Timeline(), told)
                 self.publish(session, frame)
         session.execute(update(Version).filter_by(**mine).values(scrubbed_at=now))
         return is_news
@@ -361,12 +361,6 @@ def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) ->
     known = list(frame.findings or [])
     told = [finding.model_dump(mode="json") for finding in findings]
     frame.findings = known + [finding for finding in told if finding not in known]
-
-
-def damaged(product: str, found: str) -> Finding:
-    """Return what a frame says while an object of its version is damaged."""
-    what = {"step": "scrub", "message": f"{product}: {found}"}
-    return Finding(code=DAMAGED, severity=Severity.ERROR, **what)
 
 
 def new_version(prepared: FilePrepared, number: int) -> Version:
