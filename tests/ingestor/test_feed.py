@@ -1,4 +1,4 @@
-"""The live stream on both engines: one reader for all who listen, and no gap for anyone."""
+"""The live stream on both engines: read once for all who listen, and no gap for anyone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from koa_ingestor import feed
 from koa_ingestor.api import _entries
 from koa_ingestor.app import Ingestor
 from koa_ingestor.config import Config
@@ -24,10 +23,7 @@ Tell = Callable[[int], Any]
 async def site(database: OpenDatabase, tmp_path: Path) -> AsyncIterator[Ingestor]:
     config = Config(dev=True, var=tmp_path, database_url=database("ingestor").url)
     context = Ingestor(config)
-    reader = asyncio.create_task(context.feed.run())
-    await asyncio.sleep(0.1)
     yield context
-    reader.cancel()
     await context.http.aclose()
     context.db.close()
 
@@ -63,7 +59,7 @@ async def until(seen: list[list[int]], count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_many_listeners_are_one_reader(
+async def test_many_listeners_cost_few_reads(
     site: Ingestor, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -82,15 +78,12 @@ async def test_many_listeners_are_one_reader(
         await tell(3)
         await until(seen, 3 * (n + 1))
     assert seen == [[*range(1, 16)]] * 50
-    assert 1 <= len(asked) <= 15  # not 50 times as many
+    assert 5 <= len(asked) < 50  # not several for each listener and change
     for task in tasks:
         task.cancel()
 
 
-async def test_who_is_behind_catches_up_without_a_gap(
-    site: Ingestor, tell: Tell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed, "KEPT", 10)
+async def test_who_is_behind_catches_up_without_a_gap(site: Ingestor, tell: Tell) -> None:
     live: list[int] = []
     tasks = [asyncio.create_task(listen(site, live, 0))]
     for _ in range(8):

@@ -16,10 +16,10 @@ from koa_shared.web import AnyCaller, Caller, Ctx, Operator, Producer
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NotArchived, Proprietary
-from .feed import IDLE, Entry
 from .store.schema import Audit
 
 router = APIRouter(prefix="/v1")
+IDLE = 15.0  # seconds between comments that keep a quiet stream open
 
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
@@ -212,18 +212,16 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
         last = await ctx.db.read(ctx.store.stream_end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
     while True:
-        more, entries = ctx.feed.more, ctx.feed.after(last)
-        if entries is None:  # it has to catch up
-            rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
-            if oldest > last + 1:
-                yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
-            entries = [Entry(*row) for row in rows]
+        changed = ctx.feed.changed
+        entries, oldest = await ctx.feed.after(last)
+        if oldest > last + 1:
+            yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
         if entries:
             yield "".join(entry.text(caller) for entry in entries)
             last = entries[-1].id
             continue
         try:
             async with asyncio.timeout(IDLE):
-                await more.wait()
+                await changed.wait()
         except TimeoutError:
             yield ": \n\n"

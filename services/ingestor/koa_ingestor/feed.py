@@ -1,22 +1,15 @@
-"""The live stream's newest entries: read once from the catalogue for all who listen."""
+"""The live stream for many listeners: what they ask at the same time is read once."""
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from itertools import takewhile
 from typing import Any
 
 from koa_shared.web import Caller
 
 from .catalog import is_open_to, view
 
-IDLE = 15.0  # s between looks without a reason
-KEPT = 256  # entries; who is further behind asks the catalogue
-
 
 class Entry:
-    """A change of a frame, and what it is for those who see the frame whole, or not."""
+    """A change of a frame, as text for those who see the frame whole, and for others."""
 
     def __init__(self, entry: Any, frame: Any) -> None:
         self.id, self._status, self._frame = entry.id, entry.status, frame
@@ -32,38 +25,28 @@ class Entry:
 
 
 class Feed:
-    """One reader of the stream for all listeners of this process."""
+    """The end of the stream, and who waits there."""
 
     def __init__(self, db: Any, store: Any) -> None:
         self._db, self._store = db, store
-        self._kept: deque[Entry] = deque()
-        self._since: int | None = None  # all entries behind this id are kept
-        self._changed, self.more = asyncio.Event(), asyncio.Event()
+        self._asked: dict[int, asyncio.Future[tuple[list[Entry], int]]] = {}
+        self.changed = asyncio.Event()  # set, and replaced, when the stream grows
 
     def published(self) -> None:
-        """The stream has grown."""
-        self._changed.set()
+        """Wake everyone who listens; what is being read may lack what is new."""
+        self._asked.clear()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
-    def after(self, last: int) -> Sequence[Entry] | None:
-        """Return the entries behind an id; None if not all of them are kept here."""
-        if self._since is None or last < self._since:
-            return None
-        return [*takewhile(lambda entry: entry.id > last, reversed(self._kept))][::-1]
+    async def after(self, last: int) -> tuple[list[Entry], int]:
+        """Return some entries behind an id, and the oldest id that is kept."""
+        if last not in self._asked:
+            self._asked[last] = asyncio.ensure_future(self._read(last))
+        return await asyncio.shield(self._asked[last])
 
-    async def run(self) -> None:
-        """Read what is published, until cancelled."""
-        self._since = last = await self._db.read(self._store.stream_end)
-        while True:
-            self._changed.clear()
-            rows, _ = await self._db.read(self._store.stream_after, last)
-            self._kept.extend(Entry(*row) for row in rows)
-            while len(self._kept) > KEPT:
-                self._since = self._kept.popleft().id
-            if rows:
-                last = rows[-1][0].id
-                self.more.set()
-                self.more = asyncio.Event()
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(IDLE):
-                    await self._changed.wait()
+    async def _read(self, last: int) -> tuple[list[Entry], int]:
+        try:
+            rows, oldest = await self._db.read(self._store.stream_after, last)
+            return [Entry(*row) for row in rows], oldest
+        finally:
+            self._asked.pop(last, None)
