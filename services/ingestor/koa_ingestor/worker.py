@@ -49,7 +49,7 @@ class Worker:
         self.db, needs = self.workshop.db, ("s3",)
         workers = self.config.workers
         self.workshop.add(
-            Lane("ingest", self.ingest, self._failed, workers, needs, spare=workers - 1),
+            Lane("ingest", self.ingest, self._failed, workers, needs, spare=(workers + 1) // 2),
             Lane("sweep", self.sweep, slots=1, needs=needs),
             Lane("scrub", self.scrub, needs=needs),
         )
