@@ -81,13 +81,8 @@ class Worker:
     def __post_init__(self) -> None:
         self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
-        workers, budget = self.config.workers, self.config.bytes_in_flight
-        how: Any = {
-            "slots": workers,
-            "spare": (workers + 1) // 2,
-            "needs": ("s3",),
-            "budget": budget,
-        }
+        slots, budget = self.config.workers, self.config.bytes_in_flight
+        how: Any = {"slots": slots, "spare": (slots + 1) // 2, "needs": ("s3",), "budget": budget}
         self.workshop.add(
             Lane("prepare", self.prepare, self._failed, paused=self._paused, **how),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
