@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -54,9 +55,12 @@ async def run(stack: Stack) -> dict[int, list[float]]:
         ingestor = Ingestor("ingestor", stack.url("ingestor"), http)
 
         async def follow() -> None:
-            async for _, status, data in ingestor.stream():
-                if status == "COMPLETE":
-                    done.add(data[data.find('"frame_id":"') + 12 :][:36])
+            last = "0"
+            while True:
+                with suppress(httpx.HTTPError):
+                    async for last, status, data in ingestor.stream(last):
+                        if status == "COMPLETE":
+                            done.add(data[data.find('"frame_id":"') + 12 :][:36])
 
         task, begin = asyncio.create_task(follow()), time.monotonic()
         taken, control = 0, stack.var / "sim" / "control.json"
