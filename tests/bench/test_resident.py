@@ -58,7 +58,8 @@ async def run(stack: Stack) -> dict[int, list[float]]:
             last = "0"
             while True:
                 with suppress(httpx.HTTPError):
-                    async for last, status, data in ingestor.stream(last):
+                    async for at, status, data in ingestor.stream(last):
+                        last = at
                         if status == "COMPLETE":
                             done.add(data[data.find('"frame_id":"') + 12 :][:36])
 
