@@ -51,7 +51,7 @@ class Frame(Base, table=True):
     name: str
     night: str | None = None
     acquired: Time = time_field()
-    updated: Time = time_field(index=True)
+    updated: Time = time_field()  # no index: it would make every update touch all indexes
     timeline: dict[str, Any] = json_field()
     findings: list[Any] = json_field()
     products: list[Any] = json_field()

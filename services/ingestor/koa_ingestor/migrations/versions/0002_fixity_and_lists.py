@@ -35,7 +35,7 @@ def upgrade() -> None:
     op.execute("UPDATE version SET scrubbed_at = committed_at")
     op.create_index("ix_version_scrubbed_at", "version", ["scrubbed_at"])
     op.add_column("frame", sa.Column("released_at", UtcDateTime(), nullable=True))
-    for column in ("koaid", "name", "path"):
+    for column in ("koaid", "name", "path", "updated"):
         op.drop_index(f"ix_frame_{column}", "frame")
     for column in ("koaid", "name", "path", "level", "origin"):
         op.create_index(f"frame_{column}", "frame", [column, "acquired", "frame_id"])
@@ -52,7 +52,7 @@ def downgrade() -> None:
         op.drop_index(f"frame_open_{column}", "frame")
     for column in ("koaid", "name", "path", "level", "origin"):
         op.drop_index(f"frame_{column}", "frame")
-    for column in ("koaid", "name", "path"):
+    for column in ("koaid", "name", "path", "updated"):
         op.create_index(f"ix_frame_{column}", "frame", [column])
     op.drop_column("frame", "released_at")
     op.drop_index("ix_version_scrubbed_at", "version")
