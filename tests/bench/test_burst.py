@@ -24,6 +24,7 @@ from .report import percentile, save
 
 BACKLOG, LIVE, SIZE = 1000, 30, 4_000_000
 MANY = 120  # frames for each number of workers
+SETTLED = 15.0  # s until each broadcast's directory has been looked through
 EVERY = 1.5  # s between live frames
 SILENT, CAMERAS = "NIRC2", ("NIRES", "NIRC2")
 Frame = dict[str, Any]
@@ -109,8 +110,9 @@ def latencies(stack: Stack, paths: list[str]) -> list[float]:
 
 def test_live_frames_in_a_burst(stack: Stack) -> None:
     asyncio.run(live(stack, 4))  # warm
-    old = backlog(stack, BACKLOG)
     quiet = latencies(stack, asyncio.run(live(stack, LIVE)))
+    time.sleep(SETTLED)
+    old = backlog(stack, BACKLOG)
     begin, known = time.monotonic(), count(stack)
     rescan(stack)
     while count(stack, origin="recovered") < 20:
