@@ -114,6 +114,10 @@ class ObjectStore:
 
         return await self._call(read)
 
+    async def size(self, bucket: str, key: str) -> int:
+        """Return how large an object is."""
+        return (await self._call(self._client.stat_object, bucket, key)).size or 0
+
     def _chunks(self, *where: Any) -> Generator[bytes, None, None]:
         response = self._client.get_object(*where)
         try:

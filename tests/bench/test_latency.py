@@ -24,15 +24,17 @@ from koa_shared.objects import ObjectStore
 from koa_shared.simulator.control import Shoot, shoot
 from koa_shared.simulator.stack import SERVICES, Stack
 
+from ..live.conftest import free_offset
+from .report import percentile
+
 SIZES = {"4 MB": 4_000_000, "17 MB": 17_000_000, "38 MB": 38_000_000, "140 MB": 140_000_000}
 SINGLE = {"4 MB": 30, "17 MB": 20, "38 MB": 15, "140 MB": 6}
 TOGETHER = 10
-OFFSET = 18_000
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("bench"), offset=OFFSET)
+    made = Stack(tmp_path_factory.mktemp("bench"), offset=free_offset())
     made.sim_args = ["--cadence", "0"]
     with made.running() as running:
         expose(running, 3, SIZES["4 MB"], wait_each=True)  # warm
@@ -93,10 +95,6 @@ def serial(stack: Stack, path: str) -> float:
         return time.perf_counter() - begin
 
     return asyncio.run(steps())
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, round(share * (len(values) - 1)))]
 
 
 def seconds(frames: list[dict[str, Any]]) -> list[float]:

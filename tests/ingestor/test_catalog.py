@@ -105,7 +105,12 @@ def frame(new_file: New, new_prepared: New) -> Callable[..., FilePrepared]:
     def make(release: Any = None, name: str = f"{SECRET}.fits", **more: Any) -> FilePrepared:
         file: FileWritten = new_file(path=f"/s/sdata1400/{SECRET}/{name}")
         finding = {"code": "WARN", "severity": "warning", "step": "rules", "message": SECRET}
+        product = {
+            "name": f"{KOAID}.fits", "role": "fits", "key": "k", "size": 2880, "md5": "0" * 32,
+            "sha256": hashlib.sha256(bytes(2880)).hexdigest(),
+        }  # fmt: skip
         secret = {
+            "products": [product],
             "metadata": {"koaimtyp": "object", "object": SECRET, "ra": 1.5, "targname": SECRET},
             "header": [["OBJECT", SECRET, ""]], "findings": [finding],
             "program": {
@@ -130,7 +135,7 @@ def everything(frame_id: str) -> list[str]:
         *(f"/v1/frames/{name}{route}" for name in names for route in ROUTES),
         f"/v1/frames/{KOAID}?version=1", f"/v1/frames/{KOAID}/file?version=1",
         f"/v1/frames?path=/s/sdata1400/{SECRET}/{SECRET}.fits", f"/v1/frames?name={SECRET}.fits",
-        "/v1/parked", "/v1/audit", "/v1/sources",
+        "/v1/parked", "/v1/audit", "/v1/sources", "/v1/scrub",
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from koa_shared.contracts import (
     SourceState,
     Status,
     Timeline,
+    utcnow,
 )
 from koa_shared.db import Database
 from koa_shared.errors import LeaseLost, Rejected
@@ -469,6 +470,42 @@ async def test_conditions_on_open_columns(
     for name, value in good.items():
         assert len((await db.read(store.frames, {name: value}, PUBLIC))[0]) == 1, name
         assert (await db.read(store.frames, {name: bad[name]}, PUBLIC))[0] == [], name
+
+
+async def test_what_is_released_is_opened_to_searches(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    soon = utcnow() + timedelta(seconds=1)
+    await archive(db, store, new_prepared(new_file(), release=soon))
+    await archive(db, store, new_prepared(new_file("kb2.fits"), koaid="KB.20251208.43201.00"))
+
+    async def found() -> int:
+        return len((await db.read(store.frames, {"type": "object"}, PUBLIC))[0])
+
+    assert (await db.write(store.release), await found()) == (False, 0)
+    await asyncio.sleep(max(0.0, (soon - utcnow()).total_seconds()) + 0.01)
+    assert await db.write(store.release)
+    assert (await db.write(store.release), await found()) == (False, 1)
+
+
+async def test_pages_of_several_programs_are_one_list(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    mine = Caller(name="o", role="observer", programs=frozenset({"A", "B"}))
+    for n in range(24):
+        at = {"acquired": NOON + timedelta(seconds=n), "detected": NOON + timedelta(seconds=n)}
+        release = NOON - timedelta(days=1) if n % 4 in (0, 1) else None
+        prepared = new_prepared(
+            new_file(f"kb{n}.fits"), koaid=f"KB.20251208.432{n:02}.00", timeline=at,
+            program={"semid": "ABCB"[n % 4], "release_date": release},
+        )  # fmt: skip
+        await archive(db, store, prepared)
+    seen: list[int] = []
+    cursor = None
+    while not seen or cursor:
+        rows, cursor = await db.read(store.frames, {"type": "object", "limit": 5}, mine, cursor)
+        seen += [int(row.name[2:-5]) for row in rows]
+    assert seen == [n for n in reversed(range(24)) if n % 4 != 2]
 
 
 async def test_pages_are_stable_when_all_are_acquired_at_once(

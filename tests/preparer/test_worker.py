@@ -193,10 +193,10 @@ async def test_a_mount_that_hangs_leaves_the_slots_to_others(
 ) -> None:
     go = threading.Event()
 
-    def read(path: str, pulse: Pulse) -> Any:
+    def read(path: str, most: int, pulse: Pulse) -> Any:
         if "nires" in path:
             go.wait(30)
-        return read_file(path, pulse)
+        return read_file(path, most, pulse)
 
     monkeypatch.setattr("koa_shared.disks.SILENT", 0.3)
     monkeypatch.setattr("koa_preparer.worker.reading.read_file", read)

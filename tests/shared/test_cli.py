@@ -115,6 +115,16 @@ def test_an_end_tells_the_order_that_leaves_it(code: str, step: str, order: str)
     assert "CLOCK_SKEW" not in text
 
 
+def test_a_frame_whose_archived_object_is_damaged() -> None:
+    found = (finding("WAIVED", "ut"), finding("OBJECT_DAMAGED", "scrub"))
+    shown = frame(Status.COMPLETE, *found, koaid="N2.1", version=3)
+    assert said(shown) == (
+        "N2.1 is COMPLETE: but its version 3 is not served whole, OBJECT_DAMAGED (it says why); "
+        "`koa reprocess N2.1` makes a good version."
+    )
+    assert said(frame(Status.COMPLETE, found[0])).endswith("nothing to do.")
+
+
 def test_a_path_that_was_announced_but_has_no_frame() -> None:
     row = {"source": "nirc2", "heard": "T", "frame_id": None, "decision": None, "reason": ""}
     source = {"name": "nirc2", "connected": True, "paused": False, "paused_why": "by me"}

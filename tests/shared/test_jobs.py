@@ -588,3 +588,45 @@ async def test_a_new_job_without_room_is_given_back_and_waits_its_turn(rig: Rig)
         held.clear()
         await until(lambda: rig.done[3:] == ["paused"])
     assert await rig.rows("key") == []
+
+
+async def test_live_jobs_find_a_free_slot_while_there_are_some(rig: Rig) -> None:
+    running: set[str] = set()
+    gates: dict[str, asyncio.Event] = {}
+
+    async def handle(job: Job) -> None:
+        running.add(job.key)
+        await gates.setdefault(job.key, asyncio.Event()).wait()
+        running.discard(job.key)
+        await rig.work(job)
+
+    def end(key: str) -> None:
+        gates.setdefault(key, asyncio.Event()).set()
+
+    lane = rig.lane(handle, slots=3, spare=2)
+    async with rig.workshop.open():
+        for n in range(3):
+            await rig.put(f"old{n}", priority=4)
+        await until(lambda: len(running) == 3)  # nobody is live: all slots are theirs
+        await rig.put("live0")
+        for n in range(3):
+            end(f"old{n}")
+        await until(lambda: running == {"live0"})
+        for n in range(3, 7):
+            await rig.put(f"old{n}", priority=4)
+        await until(lambda: len(running) == 2)
+        await asyncio.sleep(0.4)
+        assert len(running) == 2
+        await rig.put("live1")
+        await until(lambda: {"live0", "live1"} < running)
+        assert len(running) == 3
+        for key in ("live0", "live1", *(running - {"live0", "live1"})):
+            end(key)
+        await until(lambda: len(rig.done) == 6)
+        await until(lambda: len(running) == 1)
+        lane.live_at = -1000.0  # a minute later
+        lane.woken.set()
+        await until(lambda: len(running) == 3)
+        for n in range(7):
+            end(f"old{n}")
+        await until(lambda: len(rig.done) == 9)

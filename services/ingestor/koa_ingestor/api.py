@@ -168,6 +168,22 @@ async def parked(ctx: Ctx, caller: Operator) -> Page[FrameView]:
     return Page(items=[view(row.model_dump(), caller) for row in rows])
 
 
+@router.get("/scrub", summary="How far the scrubber is, and what is damaged")
+async def scrubbing(ctx: Ctx, _: Operator) -> dict[str, Any]:
+    """Versions, how many of them are due (last read before `since`), the damaged objects."""
+    state: dict[str, Any] = await ctx.db.read(ctx.store.scrub_state, ctx.config.scrub_days)
+    return state
+
+
+@router.post("/scrub", status_code=202, summary="Have archived objects read again now")
+async def scrub(
+    ctx: Ctx, caller: Operator, koaid: Annotated[str | None, Body()] = None, why: Why = ""
+) -> dict[str, str]:
+    """All versions of one KOAID, or of all of them."""
+    deed = (caller.name, why)
+    return {"scrub": await ctx.db.write(ctx.store.order_scrub, koaid, deed)}
+
+
 @router.get("/sources", summary="The last report about every keyword source")
 async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     """Return the sources of all monitors."""
@@ -202,17 +218,16 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
         last = await ctx.db.read(ctx.store.stream_end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
     while True:
-        changed = ctx.changed
-        rows, oldest = await ctx.db.read(ctx.store.stream_after, last)
+        changed = ctx.feed.changed
+        entries, oldest = await ctx.feed.after(last)
         if oldest > last + 1:
             yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
-        for entry, frame in rows:
-            data = view(frame.model_dump(), caller).model_dump_json(exclude_none=True)
-            yield f"id: {entry.id}\nevent: {entry.status}\ndata: {data}\n\n"
-            last = entry.id
-        if not rows:
-            try:
-                async with asyncio.timeout(IDLE):
-                    await changed.wait()
-            except TimeoutError:
-                yield ": \n\n"
+        if entries:
+            yield "".join(entry.text(caller) for entry in entries)
+            last = entries[-1].id
+            continue
+        try:
+            async with asyncio.timeout(IDLE):
+                await changed.wait()
+        except TimeoutError:
+            yield ": \n\n"

@@ -1,6 +1,5 @@
 """Wires the ingestor together and starts it."""
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,10 @@ from koa_shared.objects import ObjectStore
 
 from .api import router
 from .config import Config
+from .feed import Feed
 from .metrics import IngestorMetrics
 from .store import Store
+from .store.reads import Reads
 from .store.schema import jobs
 from .worker import Worker
 
@@ -28,24 +29,23 @@ class Ingestor(service.Service):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, jobs, IngestorMetrics())
-        self.store = Store(self.queue, self.published)
+        self.feed = Feed(self.db, Reads())
+        self.store = Store(self.queue, self.feed.published)
         self.objects = ObjectStore(config, config.ca_file)
         self.worker = Worker(config, self.store, self.objects, self.metrics, self.workshop)
-        self.changed = asyncio.Event()  # set, and replaced, when the stream grows
+
+    async def start(self) -> None:
+        """See that the archive is read again for ever."""
+        await self.db.write(self.store.keep_scrubbing)
 
     def heard(self, topic: str) -> None:
         """Another replica has put a job, or published."""
-        self.published() if topic == "stream" else super().heard(topic)
-
-    def published(self) -> None:
-        """Wake everyone who reads the stream."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+        self.feed.published() if topic == "stream" else super().heard(topic)
 
     def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""
         bucket = partial(self.objects.insist_on, self.config.archive_bucket)
-        return [self.worker.trim, bucket]
+        return [self.worker.trim, self.worker.gauge, bucket]
 
 
 create_app = partial(service.create, Ingestor, router)

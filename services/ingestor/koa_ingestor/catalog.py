@@ -20,9 +20,10 @@ def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> b
 
 def view(row: dict[str, Any], caller: Caller) -> FrameView:
     """Return a frame as this caller may see it."""
-    latency = Timeline.model_validate(row["timeline"]).latency_seconds
+    timeline = Timeline.model_validate(row["timeline"])
     products = [{k: v for k, v in p.items() if k != "key"} for p in row["products"]]
-    more = {"latency_seconds": latency, "products": products, "metadata": row["core"] or {}}
+    more: dict[str, Any] = {"latency_seconds": timeline.latency_seconds, "timeline": timeline}
+    more |= {"products": products, "metadata": row["core"] or {}}
     whole = FrameView.model_validate(row | more)
     if is_open_to(caller, row["semid"], row["release_date"]):
         return whole

@@ -1,5 +1,6 @@
 """Archived objects to a caller: whole or in part, straight from the store."""
 
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from mimetypes import guess_type
@@ -10,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from koa_shared.objects import ObjectMissing
 
-from .errors import NotArchived, RangeNotSatisfiable
+from .errors import NotArchived, ObjectDamaged, RangeNotSatisfiable
 from .pipeline import archive_key
 
 TYPES = {".fits": "application/fits", ".table": "text/plain", ".tbl": "text/plain"}
@@ -39,6 +40,31 @@ def media_type(name: str) -> str:
     return TYPES.get(PurePath(name).suffix) or guess_type(name)[0] or "application/octet-stream"
 
 
+async def checked(
+    context: Any, held: Any, product: dict[str, Any], chunks: AsyncIterator[bytes], *, whole: bool
+) -> AsyncIterator[bytes]:
+    """Yield an object's bytes; the last of a whole one only if it is what was archived.
+
+    So wrong bytes make a client's download fail, by an answer or by a connection that ends
+    too early.  Raises ObjectDamaged, and has the object read again, which marks it.
+    """
+    digest, last, what = hashlib.sha256(), b"", ""
+    try:
+        async for chunk in chunks:
+            if last:
+                yield last
+            digest.update(chunk)
+            last = chunk
+        if whole and digest.hexdigest() != product["sha256"]:
+            what = f"its SHA-256 is {digest.hexdigest()}, not {product['sha256']}"
+    except ObjectMissing:
+        what = "it is missing in the store"
+    if what:
+        await context.db.write(context.store.suspect, held.koaid)
+        raise ObjectDamaged(held.koaid, product["name"], what)
+    yield last
+
+
 async def send(
     context: Any, archived: tuple[Any, Any], wanted: tuple[str, str], range_: str | None = None
 ) -> StreamingResponse:
@@ -51,11 +77,11 @@ async def send(
     where = archive_key((frame.instrument, frame.level, held.koaid, held.version), name)
     part = byte_range(range_, size)
     start, length = part or (0, size)
+    if mark := await context.db.read(context.store.damage, held, name):
+        raise ObjectDamaged(held.koaid, name, mark.found)
     chunks = context.objects.stream(context.config.archive_bucket, where, start, length)
-    try:
-        first = await anext(chunks, b"")
-    except ObjectMissing as error:
-        raise NotArchived(f"{name} is not in the store") from error
+    chunks = checked(context, held, product, chunks, whole=length == size)
+    first = await anext(chunks, b"")  # what is wrong at once has an answer of its own
 
     async def body() -> AsyncIterator[bytes]:
         yield first

@@ -1,6 +1,6 @@
 """What can go wrong in the ingestor alone."""
 
-from koa_shared.errors import Forbidden, NotFound, Rejected
+from koa_shared.errors import Forbidden, KoaError, NotFound, Rejected
 
 
 class UnknownFrame(NotFound):
@@ -25,6 +25,16 @@ class RangeNotSatisfiable(Rejected):
     """The range lies outside the file."""
 
     code, status = "range_not_satisfiable", 416
+
+
+class ObjectDamaged(KoaError):
+    """The archived object is damaged and is not served."""
+
+    code, retryable = "object_damaged", False
+
+    def __init__(self, koaid: str, product: str, found: str) -> None:
+        mend = f"an operator mends it with `koa reprocess {koaid}`, or restores the object"
+        super().__init__(f"{product}: {found}; {mend} and asks for `koa scrub --now {koaid}`")
 
 
 class VerificationFailed(Exception):

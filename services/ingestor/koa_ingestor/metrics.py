@@ -29,6 +29,15 @@ class IngestorMetrics(Metrics):
             "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
 
+        self.mismatches = self.gauge(
+            "koa_scrub_mismatches", "Archived objects that are marked damaged", "instrument"
+        )
+        self.scrubbed = self.counter("koa_scrub_objects_total", "Archived objects read again", "")
+        self.scrubbed_bytes = self.counter("koa_scrub_bytes_total", "Bytes of them", "")
+        self.unscrubbed = self.gauge(
+            "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
+        )
+
     def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
         """Observe a frame that became available for the first time."""
         if (latency := timeline.latency_seconds) is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,6 +28,10 @@ logger = structlog.get_logger("koa_ingestor")
 PARALLEL = 3  # copies of one frame at a time: the large one and the small ones beside it
 STEP_LIMIT = 300.0  # s; copying and reading back the largest frame of all
 CLAIM_WAIT = 0.2  # s until another frame of the same KOAID is looked at again
+AGAIN = (1.0, 5.0, 0.0)  # s; an object that can't be read, in a store that answers
+SCRUB_IDLE = 15.0  # s between looks for what is due
+PIECE = 4 << 20  # bytes read between two looks whether live frames wait
+REQUEST = 256 << 10  # bytes that a request counts for at least: small objects cost, too
 
 
 @dataclass
@@ -41,10 +46,13 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.db, needs = self.workshop.db, ("s3",)
+        workers = self.config.workers
         self.workshop.add(
-            Lane("ingest", self.ingest, self._failed, 4, needs),
+            Lane("ingest", self.ingest, self._failed, workers, needs, spare=(workers + 1) // 2),
             Lane("sweep", self.sweep, slots=1, needs=needs),
+            Lane("scrub", self.scrub, needs=needs),
         )
+        self._scrub_at = 0.0
 
     async def ingest(self, job: Job) -> None:
         """Take one prepared frame into the archive, or say why not."""
@@ -143,6 +151,58 @@ class Worker:
             await self.objects.remove(bucket, await self.objects.names(bucket, prefix))
         await self.db.write(self.store.swept, job)
 
+    async def scrub(self, job: Job) -> None:
+        """Read archived objects again: some of what is due, or a KOAID that is named."""
+        every = await self.db.read(self.store.to_scrub, job.key, self.config.scrub_days)
+        for frame, held in every:
+            where, found = (frame.instrument, frame.level, held.koaid, held.version), {}
+            for product in map(Product.model_validate, held.products):
+                if what := await self._damage(archive_key(where, product.name), product):
+                    found[product.name] = what
+            if await self.db.write(self.store.scrubbed, held, found):
+                tell = logger.error if found else logger.info
+                tell("Marks of archived objects changed", version=where, damaged=found)
+        delay = 0.0 if every else SCRUB_IDLE
+        await self.db.write(self.store.keep_scrubbing, job, delay)
+
+    async def _damage(self, key: str, product: Product) -> str:
+        """Return what is wrong with an archived object, "" if nothing is."""
+        bucket, what = self.config.archive_bucket, ""
+        for wait in AGAIN:
+            try:
+                return await self._reread(bucket, key, product)
+            except ObjectMissing:
+                return "it is missing in the store"
+            except DependencyDown as error:
+                await self.objects.names(bucket, key)  # raises if the whole store is down
+                what = f"it can't be read: {error}"
+            await asyncio.sleep(wait)
+        return what
+
+    async def _reread(self, bucket: str, key: str, product: Product) -> str:
+        await self._scrub_turn(0)
+        size, sha = await self.objects.size(bucket, key), hashlib.sha256()
+        if size != product.size:
+            return f"it has {size} bytes instead of {product.size}"
+        for at in range(0, size, PIECE):
+            length = min(PIECE, size - at)
+            await self._scrub_turn(length)
+            async for chunk in self.objects.stream(bucket, key, at, length):
+                await asyncio.to_thread(sha.update, chunk)
+            self.metrics.scrubbed_bytes.inc(length)
+        self.metrics.scrubbed.inc()
+        digest = sha.hexdigest()
+        return "" if digest == product.sha256 else f"its SHA-256 is {digest}, not {product.sha256}"
+
+    async def _scrub_turn(self, size: int) -> None:
+        """Wait until the rate allows `size` more bytes, and no frame is being archived."""
+        now, rate = time.monotonic(), self.config.scrub_mbps * 1e6
+        start = max(now, self._scrub_at)
+        self._scrub_at = start + max(size, REQUEST) / rate
+        await asyncio.sleep(start - now)
+        while await self.db.read(self.store.is_busy):  # noqa: ASYNC110 (other replicas, too)
+            await asyncio.sleep(0.2)
+
     async def rebuild(self) -> None:
         """Enter what the archive holds and the catalogue lacks, once it is read back."""
         bucket = self.config.archive_bucket
@@ -173,9 +233,20 @@ class Worker:
         await self.db.write(self.store.restore, whole, version, at)
         logger.info("Restored", koaid=koaid, version=version)
 
+    async def gauge(self) -> None:
+        """Tell the state of the scrub, also where another replica does it."""
+        while True:
+            oldest, marks = await self.db.read(self.store.marks)
+            self.metrics.mismatches.clear()
+            for mark in marks:
+                self.metrics.mismatches.labels(mark.instrument).inc()
+            self.metrics.unscrubbed.set((utcnow() - oldest).total_seconds() if oldest else 0)
+            await asyncio.sleep(SCRUB_IDLE)
+
     async def trim(self) -> None:
-        """Forget old stream entries, once an hour."""
+        """Forget old stream entries, and open what is released, once a minute."""
         while True:
             before = utcnow() - timedelta(days=self.config.stream_keep_days)
             await self.db.write(self.store.trim_stream, before)
-            await asyncio.sleep(3600)
+            more = await self.db.write(self.store.release)
+            await asyncio.sleep(0.1 if more else 60)

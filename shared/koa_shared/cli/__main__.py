@@ -26,7 +26,8 @@ COLUMNS = (
     "at", "service", "who", "verb", "target", "why", "retried", "fingerprint", "count", "first",
     "last", "example", "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword",
     "value", "connected", "paused", "paused_why", "heartbeat_age", "last_frame_at", "status",
-    "step", "path", "decision", "reason", "code", "severity", "message", "size", "changed",
+    "step", "path", "decision", "reason", "code", "severity", "message", "size", "version",
+    "product", "found", "changed",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import httpx
-from pydantic import Field
+from pydantic import Field, RootModel
 from pydantic_core import to_jsonable_python
 from typer import Argument, BadParameter, Option
 
@@ -113,6 +113,13 @@ class Koa:
             await asyncio.sleep(0.1)
         told = await self.why(str(sent.frame_id))
         raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
+
+    async def scrub(self, now: Text = None, why: Why = "") -> Any:
+        """Show how far the scrubber is; `--now KOAID` or `--now all` has archived objects read."""
+        if now is None:
+            return await self.ingestor.json("GET", "/v1/scrub")
+        order = {"koaid": None if now == "all" else now, "why": why}
+        return await self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
 
     async def parked(self, all_: All = False) -> Any:
         """List what waits for an operator: groups that failed alike, or (--all) the frames."""

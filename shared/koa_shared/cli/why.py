@@ -21,6 +21,9 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
         case Status.COMPLETE:
             took = f"{frame.latency_seconds} s after it was written"
             text = f"version {frame.version} was available {took}; nothing to do"
+            if damage := faults.get(("OBJECT_DAMAGED", "scrub")):
+                mend = f"`koa reprocess {name}` makes a good version"
+                text = f"but its version {frame.version} is not served whole, {damage}; {mend}"
         case Status.DUPLICATE:
             text = "the same bytes are archived under this KOAID; nothing to do"
         case Status.INVALID | Status.ERROR:

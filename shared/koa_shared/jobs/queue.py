@@ -20,6 +20,7 @@ from ..db import JsonColumn, after_commit, insert_new, is_postgresql, notify
 from ..errors import LeaseLost
 from .fingerprint import DIED
 
+LATER = 2  # the priority from which on nobody waits for a job: it is no live frame's
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
 
@@ -66,6 +67,7 @@ class Job:
     queue: str
     key: str
     grp: str
+    priority: int
     size: int
     payload: dict[str, Any]
     token: int
@@ -143,17 +145,19 @@ class JobQueue:
         after_commit(session, partial(self.wake, queue))
         notify(session, queue)
 
-    def claim(
+    def claim(  # noqa: PLR0913 (keyword-only)
         self, session: Session, queue: str, room: int | None = None,
-        paused: Paused = lambda _: frozenset(), *, alone: bool = True,
+        paused: Paused = lambda _: frozenset(), *, alone: bool = True, live: bool = False,
     ) -> Job | None:  # fmt: skip
-        """Take the next job: by priority, fair between groups, newest first.
+        """Take the next job: by priority, fair between groups, newest first; `live` ones only.
 
         None if the next one is larger than `room`, or a suspect and others run (not
         `alone`): no other one of its priority overtakes it for ever.
         """
         t = self.table.c
         can = sa.and_(t.state == "ready", t.not_before <= self._now(session))
+        if live:
+            can = sa.and_(can, t.priority < LATER)
         group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None

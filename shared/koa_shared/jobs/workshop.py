@@ -18,11 +18,12 @@ from ..errors import DependencyDown, LeaseLost, NotYet, WorkerDied
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
 from .fingerprint import fingerprint
-from .queue import LEASE_SECONDS, Job, JobQueue, NewJob, Paused
+from .queue import LATER, LEASE_SECONDS, Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
 
 MAX_ATTEMPTS = 5  # failures of the frame itself, before an operator is asked
+LIVE_SECONDS = 60.0  # from a live job on, others leave slots free for the next
 STOP_SECONDS = 8.0  # what SIGTERM leaves running work, of the 10 s it may take
 
 
@@ -57,7 +58,8 @@ class Lane:
     """One queue, who works on it, and what that work needs.
 
     `failed` notes a frame's failed attempt in its transaction; `budget` are bytes in
-    flight; `paused` names the groups that are held back.
+    flight; `paused` names the groups that are held back; `spare` slots are live jobs' alone,
+    while there are some.
     """
 
     queue: str
@@ -67,6 +69,8 @@ class Lane:
     needs: tuple[str, ...] = ()
     budget: int | None = None
     paused: Paused = lambda _: frozenset()
+    spare: int = 0
+    live_at: float = -LIVE_SECONDS
     running: dict[asyncio.Task[None], Job] = field(default_factory=dict)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     beat: float = field(default_factory=time.monotonic)
@@ -82,6 +86,12 @@ class Lane:
     def is_frames(self) -> bool:
         """Whether its failures are those of a frame."""
         return self.failed is not log_failure
+
+    def is_for_live(self) -> bool:
+        """Tell whether only a live job may start now."""
+        later = sum(job.priority >= LATER for job in self.running.values())
+        is_live = time.monotonic() - self.live_at < LIVE_SECONDS
+        return is_live and later >= max(1, self.slots - self.spare)
 
 
 def cause(error: BaseException) -> BaseException:
@@ -154,6 +164,8 @@ class Workshop:
         lane = self._lanes.get(job.queue)
         if not (self._is_open and lane and lane.is_idle and len(lane.running) < lane.slots):
             return False
+        if job.priority >= LATER and lane.is_for_live():
+            return False
         # Who failed before takes its turn.
         return not job.fingerprint and job.grp not in lane.paused(session)
 
@@ -176,6 +188,8 @@ class Workshop:
             elif not lane.is_idle:
                 lane.woken.set()
 
+        if job.priority < LATER:
+            lane.live_at = time.monotonic()
         task = asyncio.create_task(self._work(lane, job))
         lane.running[task] = job
         task.add_done_callback(done)
@@ -215,8 +229,10 @@ class Workshop:
         if (wait := self._wait(lane)) > 0:
             return wait
         # What it returns has been started, by its commit.
-        alone, room = not self._running(), lane.room()
-        job = await self.db.write(self.queue.claim, lane.queue, room, lane.paused, alone=alone)
+        alone, live, room = not self._running(), lane.is_for_live(), lane.room()
+        job = await self.db.write(
+            self.queue.claim, lane.queue, room, lane.paused, alone=alone, live=live
+        )
         self.circuits["database"].succeeded()
         if job is not None:
             return 0.0

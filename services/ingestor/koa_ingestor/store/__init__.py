@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import String, cast, func, text
+from sqlalchemy import String, cast, func
 from sqlmodel import Session, col, delete, select, update
 
 from koa_shared.audit import Deed
@@ -15,29 +15,43 @@ from koa_shared.contracts import (
     FilePrepared,
     Finding,
     Origin,
-    Program,
     Service,
+    Severity,
     Status,
     Timeline,
     may_follow,
     utcnow,
 )
-from koa_shared.db import after_commit, insert_new, is_postgresql, notify, safe_json
+from koa_shared.db import after_commit, insert_new, notify
 from koa_shared.errors import Conflict
 from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .reads import Reads, of_frame
-from .schema import EventSeen, Frame, FrameCode, NightSeen, Prepared, SourceSeen, Stream, Version
+from .fixity import Fixity
+from .reads import of_frame
+from .rows import describe, merge, new_version, set_program, take_turns
+from .schema import (
+    Damage,
+    EventSeen,
+    Frame,
+    FrameCode,
+    NightSeen,
+    Prepared,
+    SourceSeen,
+    Stream,
+    Version,
+)
 
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (Status.ERROR, None), "accept": (Status.INVALID, "DUPLICATE_KOAID")}
+RELEASED = 500  # frames that are opened in one transaction: a semester's end holds up no frame
+DAMAGE: Any = {"code": "OBJECT_DAMAGED", "severity": Severity.ERROR, "step": "scrub"}
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
 
-class Store(Reads):
+class Store(Fixity):
     """Frames, versions, events and the stream."""
 
     def __init__(self, queue: JobQueue, published: Callable[[], object]) -> None:
@@ -237,7 +251,7 @@ class Store(Reads):
         row = session.exec(select(Version).filter_by(**mine)).one()
         row.products = [product.model_dump(mode="json") for product in prepared.products]
         row.header, row.core = prepared.header, prepared.metadata
-        row.committed_at = timeline.available
+        row.committed_at = row.scrubbed_at = timeline.available
         session.add(row)
         if prepared.generation >= frame.generation:
             frame.products, frame.version = row.products, version
@@ -288,6 +302,36 @@ class Store(Reads):
         old = (col(Stream.at) < before, col(Stream.id) < self.stream_end(session))
         session.execute(delete(Stream).where(*old))
 
+    def release(self, session: Session) -> bool:
+        """Open some frames whose release date has passed to searches; False if there is none."""
+        passed = (col(Frame.released_at).is_(None), col(Frame.release_date) <= utcnow())
+        some = select(Frame.frame_id).where(*passed).limit(RELEASED)
+        mine = update(Frame).where(col(Frame.frame_id).in_(some))
+        done = session.execute(mine.values(released_at=Frame.release_date))
+        return bool(done.rowcount)  # type: ignore[attr-defined]
+
+    # Fixity.
+
+    def scrubbed(self, session: Session, held: Version, found: dict[str, str]) -> bool:
+        """Note what a scrub found damaged of a version; return whether that is news."""
+        mine, now = {"koaid": held.koaid, "version": held.version}, utcnow()
+        known = {row.product: row for row in session.exec(select(Damage).filter_by(**mine))}
+        if is_news := found != {product: row.found for product, row in known.items()}:
+            frame = self._held(session, held.frame_id)
+            for product in known.keys() - found.keys():
+                session.delete(known[product])
+            for product, what in found.items():
+                at = known[product].at if product in known else now
+                more = {"product": product, "instrument": frame.instrument, "at": at}
+                session.merge(Damage.model_validate(mine | more | {"found": what}))
+            if frame.version == held.version:  # the one that a caller gets
+                frame.findings = [f for f in frame.findings if f["code"] != DAMAGE["code"]]
+                told = [Finding(**DAMAGE, message=f"{p}: {found[p]}") for p in sorted(found)]
+                merge(session, frame, Timeline(), told)
+                self.publish(session, frame)
+        session.execute(update(Version).filter_by(**mine).values(scrubbed_at=now))
+        return is_news
+
     # Operators.
 
     def reopened(self, session: Session, name: str, verb: str) -> Frame:
@@ -322,54 +366,3 @@ class Store(Reads):
             self.reopen(session, frame_id, "retry", deed)
         self.queue.open_group(session, fingerprint)
         return len(parked)
-
-
-def take_turns(session: Session) -> None:
-    """Let one transaction at a time write frames, before it locks anything else.
-
-    So stream ids are given in the order of commits, two frames of one KOAID are judged
-    one after the other, and batches that meet in other orders do not deadlock.
-    """
-    if is_postgresql(session):
-        session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
-
-
-def merge(
-    session: Session, frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()
-) -> None:
-    """Add what is new to a frame's timeline and findings; nothing is rewritten."""
-    merged = Timeline.model_validate(frame.timeline or {}).merged(timeline)
-    frame.timeline = merged.model_dump(mode="json", exclude_none=True)
-    before, frame.updated = frame.acquired, utcnow()
-    frame.acquired = merged.acquired or before
-    frame.night = frame.night or frame.acquired.date().isoformat()
-    known = list(frame.findings or [])
-    told = [finding.model_dump(mode="json") for finding in findings]
-    frame.findings = known + [finding for finding in told if finding not in known]
-    mine = {"frame_id": frame.frame_id, "generation": frame.generation}
-    for code in {finding["code"] for finding in told}:
-        insert_new(session, FrameCode, mine | {"code": code, "acquired": frame.acquired})
-    if known and frame.acquired != before:
-        session.execute(update(FrameCode).filter_by(**mine).values(acquired=frame.acquired))
-
-
-def new_version(prepared: FilePrepared, number: int) -> Version:
-    """Return a claim on a version of a KOAID."""
-    raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
-    mine = prepared.model_dump(include={"koaid", "frame_id", "generation"})
-    return Version.model_validate(mine | raw | {"version": number})
-
-
-def set_program(frame: Frame, program: Program) -> None:
-    """Say whose data a frame is."""
-    frame.program = program.model_dump(mode="json")
-    frame.semid, frame.release_date = program.semid, program.release_date
-
-
-def describe(frame: Frame, prepared: FilePrepared) -> None:
-    """Fill the catalogue's core columns."""
-    frame.koaid, frame.core = prepared.koaid, prepared.metadata
-    frame.night = prepared.utdatetime.date().isoformat()
-    set_program(frame, prepared.program)
-    for column in ("koaimtyp", "object", "ra", "dec", "exposure"):
-        setattr(frame, column, safe_json(prepared.metadata.get(column)))

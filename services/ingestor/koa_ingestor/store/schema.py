@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Index, UniqueConstraint
+from sqlalchemy import Index, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, SQLModel
 
@@ -19,18 +19,28 @@ class Base(SQLModel, registry=registry()):
 metadata = Base.metadata
 audit = Audit(metadata)
 jobs = job_table(metadata)
-LISTED = ("instrument", "status", "night", "semid", "koaimtyp")  # columns lists filter by
+# Columns that lists filter by; those that hide frames, and that many frames share.
+LISTED = ("instrument", "status", "night", "level", "path", "name", "koaid")
+HIDING = ("semid", "koaimtyp", "origin")
+NEWEST = ("acquired", "frame_id")  # how lists are ordered
+
+
+def _index(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Frame(Base, table=True):
     """A frame as it stands now; one row from its first event on."""
 
     __table_args__ = (
-        Index("frame_newest", "acquired", "frame_id"),
-        *(Index(f"frame_{column}", column, "acquired", "frame_id") for column in LISTED),
+        Index("frame_newest", *NEWEST),
+        *(Index(f"frame_{column}", column, *NEWEST) for column in LISTED + HIDING),
+        # One condition that both engines see in `released_at <= now`.
+        *(_index(f"frame_open_{c}", c, *NEWEST, where="released_at IS NOT NULL") for c in HIDING),
+        _index("frame_closed", "release_date", where="released_at IS NULL"),
     )
     frame_id: str = Field(primary_key=True)
-    koaid: str | None = Field(default=None, index=True)
+    koaid: str | None = None
     instrument: str
     level: int
     generation: int
@@ -39,11 +49,11 @@ class Frame(Base, table=True):
     step: str
     origin: str
     source: str
-    path: str = Field(index=True)
-    name: str = Field(index=True)
+    path: str
+    name: str
     night: str | None = None
     acquired: Time = time_field()
-    updated: Time = time_field(index=True)
+    updated: Time = time_field()  # no index: it would make every update touch all indexes
     timeline: dict[str, Any] = json_field()
     findings: list[Any] = json_field()
     products: list[Any] = json_field()
@@ -56,6 +66,7 @@ class Frame(Base, table=True):
     dec: float | None = None
     exposure: float | None = None
     release_date: Time | None = time_field(default=None)
+    released_at: Time | None = time_field(default=None)  # `release_date` once that has passed
     accepted: bool = False
     attempt: int = 0
     next_attempt_at: Time | None = time_field(default=None)
@@ -84,9 +95,22 @@ class Version(Base, table=True):
     raw_sha256: str = Field(index=True)
     raw_size: int = Field(sa_type=BigInteger)
     committed_at: Time | None = time_field(default=None)
+    # When its archived bytes were last read whole; after `committed_at`: by a scrub.
+    scrubbed_at: Time | None = time_field(default=None, index=True)
     products: list[Any] = json_field()
     header: list[Any] | None = json_field()
     core: dict[str, Any] | None = json_field()
+
+
+class Damage(Base, table=True):
+    """An archived object that is not what the catalogue says; it is not served."""
+
+    koaid: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    product: str = Field(primary_key=True)
+    instrument: str
+    at: Time = time_field()
+    found: str
 
 
 class Prepared(Base, table=True):

@@ -83,9 +83,10 @@ class Worker:
     def __post_init__(self) -> None:
         self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
-        budget, needs = self.config.bytes_in_flight, ("s3",)
+        slots, budget = self.config.workers, self.config.bytes_in_flight
+        how: Any = {"slots": slots, "spare": (slots + 1) // 2, "needs": ("s3",), "budget": budget}
         self.workshop.add(
-            Lane("prepare", self.prepare, self._failed, 3, needs, budget, self._paused),
+            Lane("prepare", self.prepare, self._failed, paused=self._paused, **how),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
             Lane("enrich", self.enrich, slots=1),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from koa_shared.disks import Disks, Pulse, contained
 from koa_shared.errors import FrameFault, NotYet
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
-from koa_shared.objects import ObjectStore
+from koa_shared.objects import ObjectMissing, ObjectStore
 
 from ..config import Config
 from ..errors import RawGone
@@ -100,11 +101,13 @@ class Reader:
         prefix = f"{row.instrument}/{koaid.split('.')[1]}/lev{row.level}/{koaid}/"
         for key in await self.objects.names(bucket, prefix):
             if key.endswith(".raw_header"):
-                header = await self.objects.get(bucket, key)
-                file = await self.objects.get(bucket, f"{key.removesuffix('raw_header')}fits")
-                data = memoryview(header + file[fits.read_structure(file).hdus[0].data_start :])
-                if (await think(make.digests, data)).sha256 == row.raw_sha256:
-                    return data
+                with suppress(ObjectMissing, fits.Incomplete):  # another version may be whole
+                    header = await self.objects.get(bucket, key)
+                    file = await self.objects.get(bucket, f"{key.removesuffix('raw_header')}fits")
+                    start = fits.read_structure(file).hdus[0].data_start
+                    data = memoryview(header + file[start:])
+                    if (await think(make.digests, data)).sha256 == row.raw_sha256:
+                        return data
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 

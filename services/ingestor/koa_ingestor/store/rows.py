@@ -1,0 +1,64 @@
+"""How rows of the catalogue come about and grow."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlmodel import Session, update
+
+from koa_shared.contracts import FilePrepared, Finding, Program, Timeline, utcnow
+from koa_shared.db import insert_new, is_postgresql, safe_json
+
+from .schema import Frame, FrameCode, Version
+
+
+def take_turns(session: Session) -> None:
+    """Let one transaction at a time write frames, before it locks anything else.
+
+    So stream ids are given in the order of commits, two frames of one KOAID are judged
+    one after the other, and batches that meet in other orders do not deadlock.
+    """
+    if is_postgresql(session):
+        session.execute(text("SELECT pg_advisory_xact_lock(5264)"))
+
+
+def merge(
+    session: Session, frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()
+) -> None:
+    """Add what is new to a frame's timeline and findings; nothing is rewritten."""
+    merged = Timeline.model_validate(frame.timeline or {}).merged(timeline)
+    frame.timeline = merged.model_dump(mode="json", exclude_none=True)
+    before, frame.updated = frame.acquired, utcnow()
+    frame.acquired = merged.acquired or before
+    frame.night = frame.night or frame.acquired.date().isoformat()
+    known = list(frame.findings or [])
+    told = [finding.model_dump(mode="json") for finding in findings]
+    frame.findings = known + [finding for finding in told if finding not in known]
+    mine = {"frame_id": frame.frame_id, "generation": frame.generation}
+    for code in {finding["code"] for finding in told}:
+        insert_new(session, FrameCode, mine | {"code": code, "acquired": frame.acquired})
+    if known and frame.acquired != before:
+        session.execute(update(FrameCode).filter_by(**mine).values(acquired=frame.acquired))
+
+
+def new_version(prepared: FilePrepared, number: int) -> Version:
+    """Return a claim on a version of a KOAID."""
+    raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
+    mine = prepared.model_dump(include={"koaid", "frame_id", "generation"})
+    return Version.model_validate(mine | raw | {"version": number})
+
+
+def set_program(frame: Frame, program: Program) -> None:
+    """Say whose data a frame is."""
+    frame.program = program.model_dump(mode="json")
+    frame.semid, frame.release_date = program.semid, program.release_date
+    released = frame.release_date is not None and frame.release_date <= utcnow()
+    frame.released_at = frame.release_date if released else None
+
+
+def describe(frame: Frame, prepared: FilePrepared) -> None:
+    """Fill the catalogue's core columns."""
+    frame.koaid, frame.core = prepared.koaid, prepared.metadata
+    frame.night = prepared.utdatetime.date().isoformat()
+    set_program(frame, prepared.program)
+    for column in ("koaimtyp", "object", "ra", "dec", "exposure"):
+        setattr(frame, column, safe_json(prepared.metadata.get(column)))
