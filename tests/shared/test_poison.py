@@ -186,6 +186,8 @@ async def test_a_death_counts_for_what_was_leased_and_it_runs_alone_from_then_on
         await shop.put("d", "e")
         await shop.until(gone(*"abcde"))
     assert [f.finding("q").code for _, f in shop.failures] == ["WORKER_DIED"] * 2
+    labels = {"service": "preparer", "step": "q", "outcome": "died"}
+    assert shop.metrics.registry.get_sample_value("koa_attempts_total", labels) == 2
     alone = [running for running in shop.together if running & {"a", "b"}]
     assert alone in ([{"a"}, {"b"}], [{"b"}, {"a"}])
     assert {*shop.tried[-2:]} == {"a", "b"}, "others go first"

@@ -328,6 +328,7 @@ class Workshop:
             lane, died = self._lanes.get(job.queue), WorkerDied(f"at a frame of {job.grp}")
             if lane and lane.is_frames:
                 await self._settle(lane, job, died)
+                self.metrics.attempts.labels(self.metrics.service, job.queue, "died").inc()
             else:
                 self._give_back(job, repr(died))
 
