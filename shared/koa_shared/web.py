@@ -235,7 +235,8 @@ class Gate:
         if stranger and size:
             detail = "only who has a token may send a body"
             return problem(401, "unauthorized", "A bearer token is needed", detail)
-        if self.bodies + size > BODIES or self.strangers + stranger > STRANGERS:
+        crowded = self.strangers + stranger > STRANGERS and request.url.path.startswith("/v1")
+        if crowded or self.bodies + size > BODIES:
             return problem(503, "busy", "Too many requests at once", "try again", retryable=True)
         return None
 

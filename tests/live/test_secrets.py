@@ -1,13 +1,5 @@
-"""Who sees what: every route of the three services with every role (design 10).
+"""Who sees what, of real services: the walk, the stream, and what the logs say."""
 
-A frame of a running program is archived, full of planted secrets; beside it lie an invalid
-one, one that was refused, an operator's deed, a source's last value and a gap.  The routes
-are read from the OpenAPI documents, so a new one is walked by itself; one with a parameter
-that `FILLS` does not know fails the test.
-"""
-
-import hashlib
-import itertools
 import secrets
 import signal
 from collections.abc import Iterator
@@ -17,59 +9,45 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.walk import (
+    BLIND,
+    FOLDER,
+    PLANTED,
+    PROJECT,
+    SCHEDULE,
+    SERVICES,
+    SIGHTED,
+    Scene,
+    check_parts,
+    check_that_all_is_seen,
+    check_that_guesses_are_alike,
+    check_that_no_route_tells,
+    check_verbs,
+    told,
+)
+
 from .conftest import BLOCK, Frame, Site, running
 from .test_malformed import frame as new_frame
 
 pytestmark = pytest.mark.timeout(280)
 
-SERVICES = ("monitor", "preparer", "ingestor")
-FOLDER = "/s/sdata1500/nires9/hushfolder"
-# Each is asked for in lower case.  RA and Dec are planted in four notations each.
-PLANTED = {
-    "PROGNAME": "Q777", "TARGNAME": "Hush-Target 7", "KOATST0": "hushcard",
-    "RA": "187.7059304", "DEC": "12.3911233",
-    "KOATST1": "12:30:49.4233", "KOATST2": "+12:23:28.0439",
-    "KOATST3": "12 30 49.4233", "KOATST4": "+12 23 28.0439",
-    "KOATST5": "187.706", "KOATST6": "12.391",
-}  # fmt: skip
-PI, TITLE, PROJECT = "Hushperson", "Hushed Title of Nothing", PLANTED["PROGNAME"]
-FILES = ("hushfile", "hushbad", "hushrefused", "hushgap", "hushlast")
-SECRETS = [*PLANTED.values(), PI, TITLE, PROJECT, "hushfolder", *FILES, "hushwhy"]
-SCHEDULE = f"""
-[[night]]
-slots = [{{ project = "{PROJECT}" }}]
-[[proposal]]
-semid = "*_{PROJECT}"
-pi = "{PI}"
-institution = "CIT"
-title = "{TITLE}"
-propint = 18
-"""
-BLIND = ("nobody", "wrong", "producer", "observer")
-SIGHTED = ("owner", "operator")
 
-
-class Scene:
-    """The installation, who calls, and what there is to ask for."""
+class LiveScene(Scene):
+    """An installation, with frames that were prepared and archived."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         folder = site.stack.var / "tokens"
+        self.tokens_file = folder / "tokens.toml"
         known = {name: (folder / name).read_text().strip() for name in ("producer", "observer")}
         known |= {"operator": (folder / "operator").read_text().strip()}
         self.tokens = known | {"nobody": "", "wrong": secrets.token_urlsafe(32)}
         self._play()
 
     def ask(self, role: str, method: str, service: str, path: str, **more: Any) -> httpx.Response:
-        token = self.tokens[role]
-        headers = ({"Authorization": f"Bearer {token}"} if token else {}) | more.pop("headers", {})
+        headers = self.bearer(role) | more.pop("headers", {})
         url = self.site.stack.url(service) + path
         return self.site.http.request(method, url, headers=headers, **more)
-
-    def get(self, path: str, **params: Any) -> Any:
-        answer = self.ask("operator", "GET", "ingestor", path, params=params)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
 
     def _end(self, path: str, status: str) -> Frame:
         body = {"path": path, "instrument": "NIRES"}
@@ -94,135 +72,27 @@ class Scene:
         bad = f"{FOLDER}/hushbad.fits"
         site.write(bad, new_frame(f"{FOLDER}/other.fits", **PLANTED)[1])
         self.bad = self._end(bad, "INVALID")
-        self._add_owner()
-        self._tell()
+        self.add_owner()
+        self.tell()
         site.write(path, data[:-BLOCK] + bytes([1]) * BLOCK)  # the same KOAID, other bytes
         conflict = self._end(path, "INVALID")
         where, deed = f"/v1/frames/{conflict['frame_id']}/accept", {"as": "version"}
         deed["why"] = "hushwhy"
         assert self.ask("operator", "POST", "ingestor", where, json=deed).is_success
 
-    def _tell(self) -> None:
-        """Tell of a frame that was refused, of a source, of a gap."""
-        told = {
-            "frame_id": "00000000-0000-0000-0000-00000000aaaa", "instrument": "NIRES",
-            "origin": "live", "path": f"{FOLDER}/hushrefused.fits", "generation": 1, "seq": 0,
-            "at": "2026-11-23T09:06:41.100Z", "service": "monitor", "status": "QUEUED",
-            "step": "refused", "source": "nires_spec", "findings": [
-                {"code": "ANNOUNCE_REFUSED", "severity": "error", "step": "refused",
-                 "message": "hushrefused"},
-            ],
-        }  # fmt: skip
-        source = {
-            "name": "nires_spec", "instrument": "NIRES", "connected": True,
-            "last_value": f"{FOLDER}/hushlast.fits",
-        }  # fmt: skip
-        gaps = {
-            "night": self.good["night"], "instrument": "NIRES", "on_disk": 2, "announced": 1,
-            "frame_gaps": [f"{FOLDER}/hushgap"],
-        }  # fmt: skip
-        batch = {"events": [told], "sources": [source], "inventory": gaps}
-        assert self.ask("producer", "POST", "ingestor", "/v1/events", json=batch).is_success
-
-    def _add_owner(self) -> None:
-        """Give a token to the program's observer: the services read their file anew."""
-        self.tokens["owner"] = secrets.token_urlsafe(32)
-        digest = hashlib.sha256(self.tokens["owner"].encode()).hexdigest()
-        file = self.site.stack.var / "tokens" / "tokens.toml"
-        file.write_text(
-            f'{file.read_text()}\n[[token]]\nname = "owner"\nrole = "observer"\n'
-            f'sha256 = "{digest}"\nprograms = ["{self.program}"]\n'
-        )
-
-    # -- what is asked for ----------------------------------------------------------
-
-    def fills(self, service: str, name: str, schema: Any) -> list[str]:
-        """Return values for a parameter of a path."""
-        if "enum" in schema:
-            return list(schema["enum"])
-        names = [self.good["koaid"], self.good["frame_id"], self.bad["frame_id"], "hushfile.fits"]
-        known = {
-            ("ingestor", "name"): names, ("preparer", "frame_id"): names,
-            ("preparer", "name"): ["NIRES", "hushfile"], ("monitor", "name"): ["nires_spec"],
-            ("ingestor", "product"): [p["name"] for p in self.good["products"]],
-            ("ingestor", "date"): [self.good["night"], "hushfile"],
-        }  # fmt: skip
-        assert (service, name) in known, f"a new parameter: tell Scene.fills of {service} {name}"
-        return known[service, name]
-
-    def queries(self, name: str) -> list[tuple[str, str]]:
-        """Return pairs for a parameter of a query: a value that is right, one that is wrong."""
-        path = self.good["path"]
-        known = {
-            "instrument": ("NIRES", "KCWI"), "night": (self.good["night"], "2020-01-01"),
-            "status": ("COMPLETE", "ERROR"), "level": ("0", "2"), "limit": ("1", "2"),
-            "koaid": (self.good["koaid"], "x"), "since": ("2020-01-01T00:00:00Z",) * 2,
-            "cursor": ("99999999999.0_z", "1.0_z"), "version": ("1", "7"), "verbose": ("", "1"),
-            "source": ("nires_spec", "kpf"),
-            # What is hidden: the pair must be told apart by nobody who is blind.
-            "program": (self.program, "2020B_X999"), "type": (self.kind, "nokind"),
-            "origin": ("manual", "canary"), "path": (path, path.replace("hush", "tush")),
-            "name": ("hushfile.fits", "tushfile.fits"),
-        }  # fmt: skip
-        assert name in known, f"a new parameter: tell Scene.queries of {name}"
-        return [known[name]]
-
-    @property
-    def kind(self) -> str:
-        kind: str = self.good["metadata"]["koaimtyp"]
-        return kind
-
-    def routes(self, service: str) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield (method, path, parameters of its query) of every route, its path filled in."""
-        paths = self.ask("nobody", "GET", service, "/openapi.json").json()["paths"]
-        assert len(paths) > 5
-        for path, verbs in paths.items():
-            for verb, operation in verbs.items():
-                told = operation.get("parameters", [])
-                assert {p["in"] for p in told} <= {"path", "query", "header"}
-                holes = [p for p in told if p["in"] == "path"]
-                values = [self.fills(service, p["name"], p["schema"]) for p in holes]
-                query = [p["name"] for p in told if p["in"] == "query"]
-                for filled in itertools.product(*values):
-                    where = path
-                    for hole, value in zip(holes, filled, strict=True):
-                        where = where.replace(f"{{{hole['name']}}}", value)
-                    yield verb.upper(), where, query
-
-    def asked(self, service: str) -> Iterator[tuple[str, str]]:
-        """Yield (method, path with its query) of everything that is asked for."""
-        for method, path, query in self.routes(service):
-            yield method, path
-            if method == "GET":
-                for other in ("HEAD", "OPTIONS", "PUT", "DELETE"):
-                    yield other, path
-                for name in query:
-                    for value in itertools.chain(*self.queries(name)):
-                        yield method, f"{path}?{httpx.QueryParams({name: value})}"
-        for path in ("/docs", "/openapi.json", "/nowhere/hushfile", "/v1", "/readyz?verbose"):
-            yield "GET", path
-
 
 @pytest.fixture(scope="module")
-def scene(var: Path) -> Iterator[Scene]:
+def scene(var: Path) -> Iterator[LiveScene]:
     schedule = var.parent / "schedule.toml"
     schedule.write_text(SCHEDULE)
     with running(var, dev=False, env={"KOA_SCHEDULE": str(schedule)}) as site:
-        yield Scene(site)
+        yield LiveScene(site)
 
 
-def told(answer: httpx.Response, sent: str = "") -> set[str]:
-    """Return the secrets in an answer's body and headers, but those that were sent."""
-    heads = "\n".join(f"{name}: {value}" for name, value in answer.headers.items())
-    text = f"{heads}\n{answer.content.decode('latin-1')}".lower()
-    return {s for s in SECRETS if s.lower() in text and s.lower() not in sent.lower()}
-
-
-def stream(scene: Scene, role: str, last: int) -> httpx.Response:
+def stream(scene: LiveScene, role: str, last: int) -> httpx.Response:
     """Return what a caller hears of the stream within a second."""
     url = scene.site.stack.url("ingestor") + "/v1/stream"
-    token, text = scene.tokens[role], b""
-    headers = {"Last-Event-ID": str(last)} | ({"Authorization": f"Bearer {token}"} if token else {})
+    headers, text = {"Last-Event-ID": str(last)} | scene.bearer(role), b""
     with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=1) as answer:
         try:
             for chunk in answer.iter_raw():
@@ -234,22 +104,12 @@ def stream(scene: Scene, role: str, last: int) -> httpx.Response:
 
 @pytest.mark.parametrize("role", BLIND)
 @pytest.mark.parametrize("service", SERVICES)
-def test_no_route_tells_a_secret(scene: Scene, service: str, role: str) -> None:
-    count = 0
-    for method, where in scene.asked(service):
-        if where == "/v1/stream":
-            continue
-        ranges = {"Range": "bytes=0-3000"} if count % 2 else {}
-        body: dict[str, Any] = {"json": {}} if method in ("POST", "PUT") else {}
-        answer = scene.ask(role, method, service, where, headers=ranges, **body)
-        assert not told(answer, where), (role, method, where, answer.status_code)
-        assert answer.status_code < 500, (method, where, answer.text)
-        count += 1
-    assert count > 20
+def test_no_route_tells_a_secret(scene: LiveScene, service: str, role: str) -> None:
+    check_that_no_route_tells(scene, service, role)
 
 
 @pytest.mark.parametrize("role", BLIND)
-def test_the_stream_tells_no_secret(scene: Scene, role: str) -> None:
+def test_the_stream_tells_no_secret(scene: LiveScene, role: str) -> None:
     answer = stream(scene, role, 0)
     assert not told(answer)
     assert answer.status_code == (401 if role == "wrong" else 200)
@@ -257,60 +117,21 @@ def test_the_stream_tells_no_secret(scene: Scene, role: str) -> None:
 
 
 @pytest.mark.parametrize("role", BLIND)
-def test_a_right_guess_is_answered_like_a_wrong_one(scene: Scene, role: str) -> None:
-    """With every other condition beside it, and page by page."""
-    hidden = {"program", "type", "origin", "path", "name"}
-    others: list[dict[str, str]] = [
-        {}, {"instrument": "NIRES"}, {"status": "COMPLETE"}, {"limit": "1"},
-        {"koaid": scene.good["koaid"]}, {"night": scene.good["night"]},
-        {"cursor": "99999999999.0_z", "limit": "1"}, {"since": "2020-01-01T00:00:00Z"},
-    ]  # fmt: skip
-    for name, more in itertools.product(hidden, others):
-        [(right, wrong)] = scene.queries(name)
-        answers = [
-            scene.ask(role, "GET", "ingestor", "/v1/frames", params={name: value} | more)
-            for value in (right, wrong)
-        ]
-        assert answers[0].status_code == answers[1].status_code
-        assert answers[0].content == answers[1].content, (name, more)
-        sighted = scene.ask("owner", "GET", "ingestor", "/v1/frames", params={name: right} | more)
-        assert scene.good["koaid"] in sighted.text
+def test_a_right_guess_is_answered_like_a_wrong_one(scene: LiveScene, role: str) -> None:
+    check_that_guesses_are_alike(scene, role)
 
 
 @pytest.mark.parametrize("role", SIGHTED)
-def test_who_may_sees_it_all(scene: Scene, role: str) -> None:
-    """The other side of the walk: it would find each of the secrets."""
-    seen = told(stream(scene, role, 0))
-    for service in SERVICES:
-        for method, where in scene.asked(service):
-            if method == "GET" and where != "/v1/stream":
-                seen |= told(scene.ask(role, method, service, where))
-    operators = {"hushrefused", "hushlast", "hushgap", "hushwhy", "hushbad"}
-    assert set(SECRETS) - seen == (operators if role == "owner" else set())
+def test_who_may_sees_it_all(scene: LiveScene, role: str) -> None:
+    check_that_all_is_seen(scene, role, told(stream(scene, role, 0)))
 
 
-def test_parts_of_a_file_are_for_whom_the_whole_is(scene: Scene) -> None:
-    where = f"/v1/frames/{scene.good['koaid']}/file"
-    for role in (*BLIND, *SIGHTED):
-        for asked in ("bytes=0-79", "bytes=-80", "bytes=0-0,5-9", "bytes=99999999999-"):
-            answer = scene.ask(role, "GET", "ingestor", where, headers={"Range": asked})
-            if role in SIGHTED:
-                assert answer.status_code in (200, 206, 416), answer.text
-            else:
-                assert answer.status_code in (401, 403)
-                assert "content-range" not in answer.headers
+def test_verbs_and_parts_of_a_file(scene: LiveScene) -> None:
+    check_verbs(scene)
+    check_parts(scene)
 
 
-def test_verbs_are_for_operators(scene: Scene) -> None:
-    for service in SERVICES:
-        for method, where, _ in scene.routes(service):
-            if method == "POST":
-                for role in ("nobody", "wrong", "observer", "owner"):
-                    answer = scene.ask(role, method, service, where, json={})
-                    assert answer.status_code in (401, 403), (role, where)
-
-
-def test_no_key_is_logged(scene: Scene) -> None:
+def test_no_key_is_logged(scene: LiveScene) -> None:
     """Behind all of the above, and once a key of the object store is wrong."""
     stack, wrong = scene.site.stack, secrets.token_urlsafe(32)
     keys = {name: token for name, token in scene.tokens.items() if token}

@@ -350,6 +350,7 @@ async def test_what_is_too_much_at_once_is_told_to_come_again(
         assert answer.status_code == 200
     monkeypatch.setattr(web, "STRANGERS", 0)
     assert problem_of(await http.get("/v1/who")).code == "busy"
+    assert (await http.get("/livez")).status_code == 200  # else it would be started anew
     assert (await http.get("/v1/who", headers=bearer("look"))).status_code == 200
 
 
