@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from . import faults
 from .config import PathMap
 from .errors import DependencyDown, FrameFault
 from .retry import Circuits
@@ -66,7 +67,12 @@ class Disks:
         disk = f"disk:{mount[0] if mount else '/'}"
         self._groups[disk].add(group)
         pool = self._pools.setdefault(disk, ThreadPoolExecutor(THREADS, disk))
-        work = pool.submit(function)
+
+        def call() -> T:
+            with faults.around("disk", function.__name__):
+                return function()
+
+        work = pool.submit(call)
         answer = asyncio.wrap_future(work)
         try:
             async with asyncio.timeout(limit):

@@ -20,6 +20,7 @@ from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
+from . import faults
 from .config import S3Config
 from .errors import DependencyDown
 
@@ -72,7 +73,8 @@ class ObjectStore:
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         def call() -> T:
             try:
-                return function(*args, **kwargs)
+                with faults.around("s3", function.__name__):
+                    return function(*args, **kwargs)
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     raise ObjectMissing(error.object_name or str(args)) from error

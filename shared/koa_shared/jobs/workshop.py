@@ -17,7 +17,7 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
-from .queue import LEASE_SECONDS, Job, JobQueue, NewJob, Paused
+from .queue import Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
 
@@ -272,7 +272,7 @@ class Workshop:
 
     async def _keep(self, job: Job) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
+            await asyncio.sleep(self.queue.lease / 3)
             with contextlib.suppress(DependencyDown, LeaseLost):
                 await self.db.write(self.queue.renew, job)
 
