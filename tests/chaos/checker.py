@@ -11,7 +11,8 @@ The ledger is JSON lines; lines of one (path, sha256) add to each other:
      "ends": ["archived"]}                      what may become of it
 
 `ends` holds `archived`, `INVALID`, `DUPLICATE`, or several with `+` in this order, where a
-file ends so under one frame and so under another.  `sha256` is "" for a name without a file.
+file ends so under one frame and so under another; `gone` if the instrument itself may have
+destroyed it before anybody could read it.  `sha256` is "" for a name without a file.
 """
 
 import hashlib
@@ -194,15 +195,24 @@ class History:
 # -- deciding ---------------------------------------------------------------------
 
 
-def check(history: History, bucket: Bucket, *, restored: bool = False) -> list[Breach]:
-    """Return every broken promise; `restored`: a catalogue lost its past to a backup."""
+def check(
+    history: History,
+    bucket: Bucket,
+    seen: set[tuple[str, int]] | None = None,
+    *,
+    restored: bool = False,
+) -> list[Breach]:
+    """Return every broken promise; `restored`: a catalogue lost its past to a backup.
+
+    The bytes of versions in `seen` are not read once more; those that are read are added.
+    """
     found: list[Breach] = []
     for rule in (ended, frames_end, nothing_waits, once, asked_for, untold):
         found += rule(history)
     if not restored:
         found += [*never_backwards(history), *visible_when_durable(history)]
     found += in_order(history, restored=restored)
-    return [*found, *archive_is_whole(history, bucket)]
+    return [*found, *archive_is_whole(history, bucket, set() if seen is None else seen)]
 
 
 def key_of(frame: Row, version: Row, name: str) -> str:
@@ -245,6 +255,8 @@ def ended(history: History) -> Iterator[Breach]:
         if not (entry["broadcast_at"] or entry["kept"]):
             continue
         ends = "+".join(how_it_ended(history, entry))
+        if not ends and "gone" in entry["ends"]:
+            continue
         if not ends:
             seen = [(f["status"], f["step"]) for f in history.by_path.get(entry["path"], [])]
             yield Breach("lost", entry["path"], f"it has no end; its frames are {seen}")
@@ -376,14 +388,18 @@ def header_size(data: bytes) -> int:
     return -(-(end + CARD) // BLOCK) * BLOCK
 
 
-def archive_is_whole(history: History, bucket: Bucket) -> Iterator[Breach]:
+def archive_is_whole(
+    history: History, bucket: Bucket, seen: set[tuple[str, int]]
+) -> Iterator[Breach]:
     """All that is committed lies in the archive as declared, and gives the raw file back."""
     sizes, known = bucket.sizes(), set[str]()
     committed = {(v["koaid"], v["version"]) for v in history.versions}
+    fresh = [v for v in history.versions if (v["koaid"], v["version"]) not in seen]
     with ThreadPoolExecutor(4) as pool:
         judge: Callable[[Row], list[Breach]] = lambda v: list(_bytes(history, v, bucket, sizes))  # noqa: E731
-        for found in pool.map(judge, history.versions):
+        for found in pool.map(judge, fresh):
             yield from found
+    seen |= committed
     for version in history.versions:
         frame = history.frames[version["frame_id"]]
         known |= {key_of(frame, version, p["name"]) for p in version["products"]}
