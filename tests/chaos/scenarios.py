@@ -528,7 +528,7 @@ class Mount:
 
     def __exit__(self, *_: object) -> None:
         self.mode("")
-        subprocess.run(["fusermount", "-u", "-z", str(self.root)], check=False)
+        subprocess.run(["umount", "-l", str(self.root)], check=False)
         self.process.wait(10)
         self.root.rmdir()
         self.root.with_name(self.root.name + ".disk").rename(self.root)
