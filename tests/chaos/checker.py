@@ -207,10 +207,10 @@ def check(
     The bytes of versions in `seen` are not read once more; those that are read are added.
     """
     found: list[Breach] = []
-    for rule in (ended, frames_end, nothing_waits, once, asked_for, untold):
+    for rule in (ended, frames_end, nothing_waits, once, asked_for):
         found += rule(history)
     if not restored:
-        found += [*never_backwards(history), *visible_when_durable(history)]
+        found += [*untold(history), *never_backwards(history), *visible_when_durable(history)]
     found += in_order(history, restored=restored)
     return [*found, *archive_is_whole(history, bucket, set() if seen is None else seen)]
 

@@ -286,7 +286,8 @@ class Night:
             history = self.history()
         except Exception:  # noqa: BLE001 (a database that is away for a moment)
             return False
-        rules = (checker.ended, checker.frames_end, checker.nothing_waits, checker.untold)
+        rules = [checker.ended, checker.frames_end, checker.nothing_waits]
+        rules += [] if self.restored else [checker.untold]
         return not any(next(rule(history), None) for rule in rules)
 
     def settle(self, seconds: float = SETTLE) -> float:

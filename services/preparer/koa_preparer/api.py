@@ -81,7 +81,7 @@ async def hold(
     return {"instrument": name, "paused": paused}
 
 
-@router.post("/resend", summary="Hand over again what was prepared since then")
+@router.post("/resend", summary="Tell the ingestor again what was done since then")
 async def resend(
     since: Annotated[Time, Body(embed=True)], ctx: Ctx, _: Operator
 ) -> dict[str, int]:  # fmt: skip

@@ -288,9 +288,15 @@ class Store:
         return frozenset(session.exec(select(Paused.instrument)))
 
     def resend(self, session: Session, since: datetime) -> int:
-        """Hand over again what was prepared since then; the ingestor knows its own."""
-        sent = select(File).where(File.status == Status.TRANSFERRED, File.detected >= since)
-        rows = session.exec(sent).all()
+        """Hand over again what was prepared since then, tell again what ended here."""
+        ends = (Status.TRANSFERRED, *FAULTS)
+        known = select(File).where(col(File.status).in_(ends), File.detected >= since)
+        rows = session.exec(known).all()
         for row in rows:
-            self._enqueue(session, row, "handover", later=BACKLOG)
+            if row.status == Status.TRANSFERRED:
+                self._enqueue(session, row, "handover", later=BACKLOG)
+            else:
+                found = [Finding.model_validate(finding) for finding in row.findings]
+                row.findings, times = [], Timeline.model_validate(row.timeline)
+                self.tell(session, row, Status(row.status), row.step, times, findings=found)
         return len(rows)
