@@ -20,11 +20,11 @@ import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -43,6 +43,7 @@ TIMES = (
 )  # fmt: skip
 # Work that may wait when everything has ended: staging, disks and late facts.
 LATER = ("sweep", "rescan", "enrich")
+DAWN, SECOND = datetime.min.replace(tzinfo=UTC), timedelta(seconds=1)  # S3 tells no finer time
 FRAME_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -57,8 +58,8 @@ class Breach(NamedTuple):
 class Bucket(Protocol):
     """The archive bucket, read only."""
 
-    def sizes(self) -> dict[str, int]:
-        """Return the size of every object by key."""
+    def written(self) -> dict[str, datetime]:
+        """Return when every object was written, by key."""
 
     def get(self, key: str) -> bytes:
         """Return an object whole."""
@@ -70,9 +71,9 @@ class MinioBucket:
     def __init__(self, client: Any, name: str = "koa-archive") -> None:
         self.client, self.name = client, name
 
-    def sizes(self) -> dict[str, int]:
+    def written(self) -> dict[str, datetime]:
         found = self.client.list_objects(self.name, recursive=True)
-        return {str(o.object_name): int(o.size) for o in found if not o.is_dir}
+        return {str(o.object_name): o.last_modified for o in found if not o.is_dir}
 
     def get(self, key: str) -> bytes:
         answer = self.client.get_object(self.name, key)
@@ -392,30 +393,36 @@ def archive_is_whole(
     history: History, bucket: Bucket, seen: set[tuple[str, int]]
 ) -> Iterator[Breach]:
     """All that is committed lies in the archive as declared, and gives the raw file back."""
-    sizes, known = bucket.sizes(), set[str]()
+    written, known = bucket.written(), set[str]()
     committed = {(v["koaid"], v["version"]) for v in history.versions}
     fresh = [v for v in history.versions if (v["koaid"], v["version"]) not in seen]
+
+    def judge(version: Row) -> list[Breach]:
+        return list(_bytes(history, version, bucket, set(written)))
+
     with ThreadPoolExecutor(4) as pool:
-        judge: Callable[[Row], list[Breach]] = lambda v: list(_bytes(history, v, bucket, sizes))  # noqa: E731
         for found in pool.map(judge, fresh):
             yield from found
     seen |= committed
     for version in history.versions:
         frame = history.frames[version["frame_id"]]
-        known |= {key_of(frame, version, p["name"]) for p in version["products"]}
-    for key in sizes.keys() - known:
+        mine = {key_of(frame, version, p["name"]) for p in version["products"]}
+        known |= mine
+        late = [key for key in mine if written.get(key, DAWN) > version["committed_at"] + SECOND]
+        if late:
+            sentence = f"{min(late)} was written after {version['committed_at']}, its commit"
+            yield Breach("rewritten", version["frame_id"], sentence)
+    for key in written.keys() - known:
         koaid, number = key.split("/")[3:5]
         if (koaid, int(number[1:])) in committed or koaid not in {k for k, _ in committed}:
             yield Breach("unasked", key, "no committed version names this object")
 
 
-def _bytes(
-    history: History, version: Row, bucket: Bucket, sizes: dict[str, int]
-) -> Iterator[Breach]:
+def _bytes(history: History, version: Row, bucket: Bucket, keys: set[str]) -> Iterator[Breach]:
     name, parts = version["frame_id"], dict[str, bytes]()
     for product in version["products"]:
         key = key_of(history.frames[name], version, product["name"])
-        if key not in sizes:
+        if key not in keys:
             yield Breach("missing_object", name, f"{key} is not in the archive")
             continue
         data = bucket.get(key)

@@ -171,6 +171,11 @@ class Night:
         """Send a signal to a service (by its id)."""
         stack.processes[service].send_signal(what)
 
+    def stopped(self, service: str, stack: Stack) -> bool:
+        """Tell whether a service is stopped, as by SIGSTOP."""
+        stat = Path(f"/proc/{stack.processes[service].pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
     def died(self, service: str, stack: Stack, seconds: float) -> bool:
         """Wait for a service to die by itself."""
         return wait(lambda: stack.processes[service].poll() is not None, seconds)

@@ -50,7 +50,7 @@ class Proxy:
         self.port, self.upstream = port, upstream
         self.fault, self.hits = "", 0
         self.meets: Callable[[Request], bool] = lambda _: True
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._tasks = asyncio.new_event_loop(), set[asyncio.Task[None]]()
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
         self._thread.start()
@@ -58,7 +58,7 @@ class Proxy:
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", self.port))
         started.set()
         self._loop.run_forever()
 
@@ -66,6 +66,13 @@ class Proxy:
         """Stop listening."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)  # the loop alone would not keep it
+        task.add_done_callback(self._tasks.discard)
+        await self._serve(reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):

@@ -103,15 +103,18 @@ def stop_past_the_lease(night: Night) -> int:
         ("preparer", "peer:before//v1/frames"), ("preparer", "peer:after//v1/frames"),
         ("monitor", "peer:after//v1/files"), ("monitor", "commit:before/accept"),
     )  # fmt: skip
+    count = 0
     for service, point in points:
         stack = night.chance.choice(night.stacks)
         night.restart(service, stack, f"{point}:2=stop")
         with night.exposing(rate=6):
-            time.sleep(9)
+            wait(lambda stack=stack, service=service: night.stopped(service, stack), 6)
+            count += night.stopped(service, stack)
+            time.sleep(6)  # twice the lease
         night.signal(service, stack, signal.SIGCONT)
         time.sleep(1)
     night.fresh()
-    return len(points)
+    return count
 
 
 def terminate_at_work(night: Night) -> int:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from koa_shared.faults import FAULT_POINTS
 
-from .checker import Breach, History, check, read_ledger
+from .checker import DAWN, Breach, History, check, read_ledger
 from .harness import Result, suffer, visits
 from .night import Night, now
 from .scenarios import FAULTS, SMOKE, broadcasts_of_nothing
@@ -28,10 +29,10 @@ class Objects:
     """A copy of the archive bucket in memory."""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
-        self.objects = objects
+        self.objects, self.at = objects, dict[str, datetime]()
 
-    def sizes(self) -> dict[str, int]:
-        return {key: len(data) for key, data in self.objects.items()}
+    def written(self) -> dict[str, datetime]:
+        return {key: self.at.get(key, DAWN) for key in self.objects}
 
     def get(self, key: str) -> bytes:
         return self.objects[key]
@@ -79,7 +80,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Res
         for service in ("monitor", "preparer", "ingestor"):
             night.backup(service, copies / f"{service}.db")
         shutil.copy(night.ledger, copies / "ledger.jsonl")
-        night.objects = {key: bucket.get(key) for key in bucket.sizes()}
+        night.objects = {key: bucket.get(key) for key in bucket.written()}
         yield done, night, copies
     shutil.rmtree(home, ignore_errors=True)
 
@@ -217,6 +218,11 @@ def test_an_unannounced_file(past: Past) -> None:
     [(path,)] = past.sql("ingestor", "SELECT path FROM frame WHERE frame_id = ?", name)
     past.forget(path)
     assert past.codes() == {"unasked"}
+
+
+def test_an_object_that_is_written_again_after_its_commit(past: Past) -> None:
+    past.bucket.at[min(past.bucket.objects)] = datetime.now(UTC)
+    assert past.codes() == {"rewritten"}
 
 
 def test_an_object_that_nobody_put_there(past: Past) -> None:
