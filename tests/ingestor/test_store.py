@@ -120,6 +120,26 @@ async def test_events_out_of_order_and_repeated_come_to_the_same(
     assert found[0]["next_attempt_at"] is None
 
 
+async def test_a_clock_that_was_set_is_noted_once(
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
+) -> None:
+    events = life(new_event, new_file())
+    ahead = NOON + timedelta(hours=1)
+    early = new_event(
+        new_file(), "QUEUED", 0, service="monitor", timeline={"detected": ahead, "queued": NOON}
+    )
+    await tell(db, store, early, *events[1:])
+    found = (await frame_of(db, store, early.frame_id)).findings
+    assert [f["code"] for f in found if f["code"] == "CLOCK_SKEW"] == ["CLOCK_SKEW"]
+    await tell(db, store, *life(new_event, new_file(size=7)))
+    [other] = [
+        f
+        for f in await db.read(lambda s: s.exec(select(Frame)).all())
+        if f.frame_id != early.frame_id
+    ]
+    assert "CLOCK_SKEW" not in [f["code"] for f in other.findings]
+
+
 async def test_a_failed_attempt_keeps_the_status_and_tells_when(
     db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:

@@ -26,7 +26,7 @@ from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
-from ..pipeline import Claimed, Verdict, judge, priority
+from ..pipeline import Claimed, Verdict, clock_skew, judge, priority
 from .reads import Reads
 from .schema import Audit, EventSeen, Frame, NightSeen, Prepared, SourceSeen, Stream, Version
 
@@ -316,6 +316,8 @@ def merge(frame: Frame, timeline: Timeline, findings: Sequence[Finding] = ()) ->
     frame.acquired, frame.updated = merged.acquired or frame.acquired, utcnow()
     frame.night = frame.night or frame.acquired.date().isoformat()
     known = list(frame.findings or [])
+    skewed = any(finding["code"] == "CLOCK_SKEW" for finding in known)
+    findings = [*findings, *([] if skewed else clock_skew(merged))]
     told = [finding.model_dump(mode="json") for finding in findings]
     frame.findings = known + [finding for finding in told if finding not in known]
 
