@@ -439,4 +439,4 @@ def _bytes(history: History, version: Row, bucket: Bucket, keys: set[str]) -> It
 
 def tally(history: History) -> Counter[str]:
     """Count how the written files ended."""
-    return Counter("+".join(how_it_ended(history, entry)) or "-" for entry in history.ledger)
+    return Counter("+".join(how_it_ended(history, entry)) or "gone" for entry in history.ledger)

@@ -196,12 +196,14 @@ class Night:
         """Return where an announced path lies here."""
         return self.var / "summit" / path.lstrip("/")
 
-    def take(self, source: str = "", size: int = SMALL, frameno: int = 0) -> Shot:
+    def take(
+        self, source: str = "", size: int = SMALL, *, frameno: int = 0, at: datetime | None = None
+    ) -> Shot:
         """Return a frame in memory; nothing is written yet."""
         name = source or self.chance.choice(list(CAMERAS))
         instrument = CAMERAS[name]
         with self._lock:
-            at = self._clock.next(instrument, datetime.now(UTC))
+            at = at or self._clock.next(instrument, datetime.now(UTC))
             kind = next(iter(templates()[instrument].kinds(name)))
             number = frameno or next(self._numbers)
             request = Request(name, kind, number, at, size, self.seed)

