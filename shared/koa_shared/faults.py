@@ -37,16 +37,13 @@ def _visit(point: str, detail: str) -> None:
         visits.write(f"{Path(sys.argv[0]).name} {point} {detail}\n".encode())
     where, _, action = planned.partition("=")
     name, _, number = where.rpartition(":")
-    if name in (point, f"{point}/{detail}"):
-        _visits[name] += 1
-        if _visits[name] == int(number):
-            _act(action)
-
-
-def _act(action: str) -> None:
-    if action == "raise":
-        raise RuntimeError("a planted fault")
-    if action in ("kill", "stop"):
-        os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
-    else:
-        time.sleep(float(action))
+    _visits.update((point, f"{point}/{detail}"))
+    if name not in (point, f"{point}/{detail}") or _visits[name] != int(number):
+        return
+    match action:
+        case "raise":
+            raise RuntimeError("a planted fault")
+        case "kill" | "stop":
+            os.kill(os.getpid(), signal.Signals[f"SIG{action.upper()}"])
+        case _:
+            time.sleep(float(action))

@@ -134,6 +134,7 @@ class History:
     ledger: list[Row]
     frames: dict[str, Row]
     versions: list[Row]
+    claims: set[tuple[str, int]]
     events: dict[tuple[str, str], list[Row]]
     stream: dict[str, list[Row]]
     prepared: dict[str, Row]
@@ -149,7 +150,8 @@ class History:
         frames, versions = db["ingestor"].rows("SELECT * FROM frame"), []
         for row in frames:
             row |= {name: parsed(row[name]) for name in ("timeline", "findings", "products")}
-        for row in db["ingestor"].rows("SELECT * FROM version WHERE committed_at IS NOT NULL"):
+        claims = db["ingestor"].rows("SELECT * FROM version")
+        for row in (row for row in claims if row["committed_at"] is not None):
             at = moment(row["committed_at"])
             versions.append(row | {"products": parsed(row["products"]), "committed_at": at})
         events = defaultdict[tuple[str, str], list[Row]](list)
@@ -173,6 +175,7 @@ class History:
             ledger=read_ledger(ledger),
             frames={row["frame_id"]: row for row in frames},
             versions=versions,
+            claims={(row["koaid"], row["version"]) for row in claims},
             events=dict(events),
             stream=dict(stream),
             prepared={r["frame_id"]: r for r in db["preparer"].rows("SELECT * FROM file")},
@@ -414,8 +417,8 @@ def archive_is_whole(
             yield Breach("rewritten", version["frame_id"], sentence)
     for key in written.keys() - known:
         koaid, number = key.split("/")[3:5]
-        if (koaid, int(number[1:])) in committed or koaid not in {k for k, _ in committed}:
-            yield Breach("unasked", key, "no committed version names this object")
+        if (koaid, int(number[1:])) not in history.claims - committed:
+            yield Breach("unasked", key, "no version names this object")
 
 
 def _bytes(history: History, version: Row, bucket: Bucket, keys: set[str]) -> Iterator[Breach]:

@@ -75,6 +75,7 @@ def suffer(night: Night, fault: Fault, engine: str) -> Result:
         traceback.print_exc()
         injected = 0
         night.found.append(checker.Breach("harness", fault.name, repr(error)))
+    night.proxy.fault = ""
     night.settle()
     breaches = [*night.found, *night.check()]
     history = night.history()
