@@ -15,11 +15,11 @@ import mfusepy as fuse
 BACKING, MOUNT, FLAG = sys.argv[1:4]
 
 
-def be_sick() -> None:
-    """Hang while FLAG says so, or fail as it says."""
+def be_sick(*well: str) -> None:
+    """Hang while FLAG says so, or fail as it says, unless that is among `well`."""
     while (mode := Path(FLAG).read_text() if Path(FLAG).exists() else "") == "hang":
         time.sleep(0.1)
-    if mode:
+    if mode and mode not in well:
         raise fuse.FuseOSError(getattr(errno, mode))
 
 
@@ -30,7 +30,7 @@ class Passthrough(fuse.Operations):  # type: ignore[misc]
         return BACKING + path
 
     def getattr(self, path: str, fh: Any = None) -> dict[str, Any]:
-        be_sick()
+        be_sick("EACCES")  # may be seen and not read
         try:
             found = os.lstat(self.real(path))
         except OSError as error:
@@ -40,7 +40,7 @@ class Passthrough(fuse.Operations):  # type: ignore[misc]
         return {name: getattr(found, name) for name in names} | times
 
     def readdir(self, path: str, fh: Any) -> list[str]:
-        be_sick()
+        be_sick("EACCES")
         return [".", "..", *(item.name for item in Path(self.real(path)).iterdir())]
 
     def open(self, path: str, flags: int) -> int:

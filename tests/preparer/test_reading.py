@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from koa_preparer.errors import RawGone
 from koa_preparer.pipeline import frame as make
 from koa_preparer.worker.reading import Reader, read_file
 from koa_shared.config import PathMap
-from koa_shared.errors import FrameFault
+from koa_shared.contracts import utcnow
+from koa_shared.errors import FrameFault, NotYet
 from koa_shared.fits import edit_header, read_structure
 
 KOAID = "NR.20190615.12571.36"
@@ -51,7 +53,8 @@ def archive() -> Archive:
 @pytest.fixture
 def reader(tmp_path: Path, archive: Archive) -> Any:
     fakes: Any = SimpleNamespace(
-        config=SimpleNamespace(archive_bucket="archive"), db=None, store=None,
+        config=SimpleNamespace(archive_bucket="archive", missing_seconds=120),
+        db=SimpleNamespace(), store=SimpleNamespace(seen=None),
         disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
         instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=1)},
     )  # fmt: skip
@@ -86,3 +89,29 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FrameFault, match="not a regular file"):
         read_file(str(tmp_path / "fifo"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(FileNotFoundError, "there is no file /f.fits"), (PermissionError, "/f.fits can't be read")],
+)
+async def test_what_can_not_be_read_is_waited_for_and_then_at_fault(
+    reader: Any, make_file: Any, error: type[OSError], reason: str
+) -> None:
+    """An instrument may set a file's rights after it wrote it: no attempt is lost by that."""
+    row, since = row_of(b""), utcnow()
+    row.generation = 1
+
+    async def fail(path: str, group: str, function: Any, limit: float) -> Any:
+        raise error(13, "no")
+
+    async def seen(*_: object) -> datetime:
+        return since
+
+    reader.disks.run, reader.db.write = fail, seen
+    with pytest.raises(NotYet, match=reason):
+        await reader.read(row, None)
+    since -= timedelta(seconds=121)
+    with pytest.raises(FrameFault, match=reason) as fault:
+        await reader.read(row, None)
+    assert fault.value.code == "FITS_NOT_FOUND"
