@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -79,7 +80,7 @@ class ObjectStore:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     raise ObjectMissing(error.object_name or str(args)) from error
                 raise DependencyDown("s3", f"{error.code}: {error.message}") from error
-            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            except (MinioException, urllib3.exceptions.HTTPError, OSError, ParseError) as error:
                 raise DependencyDown("s3", repr(error)) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
