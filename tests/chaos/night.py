@@ -100,7 +100,7 @@ class Night:
         self.stacks = [first]
         try:
             first.prepare()
-            self._start_store(first)
+            self.start_store()
             for _ in range(1, self.replicas):
                 self.stacks.append(replace(first, offset=free_offset(), processes={}))
                 self.stacks[-1].s3 = first.url("s3")
@@ -114,7 +114,9 @@ class Night:
                 stack.down()
             self.proxy.close()
 
-    def _start_store(self, stack: Stack) -> None:
+    def start_store(self) -> None:
+        """Start the object store and wait until it answers."""
+        stack = self.stacks[0]
         if self.s3 == "seaweedfs":
             stack.start("s3")
             stack.wait_ready("s3")
@@ -126,7 +128,8 @@ class Night:
         }
         meta, data = f"sqlite3://{self.var}/s3/meta.db", f"{self.var}/s3/data/"
         form = ["format", "--storage", "file", "--bucket", data, "--trash-days", "0", meta]
-        subprocess.run([BIN / "juicefs", *form, "chaos"], check=True, capture_output=True)
+        if not (self.var / "s3" / "meta.db").exists():
+            subprocess.run([BIN / "juicefs", *form, "chaos"], check=True, capture_output=True)
         serve = ["gateway", "--no-banner", "--multi-buckets", "--keep-etag", "--no-usage-report"]
         where = f"127.0.0.1:{stack.port('s3')}"
         stack.spawn("s3", [str(BIN / "juicefs"), *serve, meta, where])

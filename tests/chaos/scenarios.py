@@ -378,6 +378,17 @@ def s3_fault(kind: str, seconds: float, every: int = 1) -> Callable[[Night], int
     return inject
 
 
+def s3_killed(night: Night) -> int:
+    """SIGKILL of the object store itself, while large frames are on their way."""
+    with night.exposing(rate=3, large=3):
+        for _ in range(3):
+            time.sleep(2)
+            night.stacks[0].kill("s3")
+            time.sleep(1)
+            night.start_store()
+    return 3
+
+
 def wrong_bytes_until_parked(night: Night) -> int:
     """Every read-back is wrong for so long that frames are parked; `koa retry` then helps."""
     before = night.proxy.hits
@@ -502,10 +513,39 @@ def restored_backup(night: Night) -> int:
     night.restored = True
     answer = night.post("preparer", "/v1/resend", {"since": since})
     night.notes.append(f"resend: {answer.json()}")
+    resend(night, since)
+    return 1
+
+
+def restored_ledgers(night: Night) -> int:
+    """The ledgers of monitor and preparer are backups: `rescan` with `resend`."""
+    night.expose(6)
+    night.settle()
+    services = ("monitor", "preparer")
+    for service in services:
+        night.backup(service, night.var / f"{service}.backup")
+    since = now()
+    night.expose(10)
+    truncated_files(night)
+    night.settle()
+    for service in services:
+        night.stacks[0].kill(service)
+        for file in night.var.glob(f"{service}.db*"):
+            file.unlink()
+        (night.var / f"{service}.backup").rename(night.var / f"{service}.db")
+        night.start(service, night.stacks[0])
+    night.ready()
+    resend(night, since)
+    night.expose(4)
+    time.sleep(3)
+    return 2
+
+
+def resend(night: Night, since: str) -> None:
+    """Have the monitor announce again what it did since then."""
     for source in CAMERAS:
         order = {"since": since, "resend": True}
         night.post("monitor", f"/v1/sources/{source}/rescan", order)
-    return 1
 
 
 def run_command(night: Night, *command: str) -> None:
@@ -632,6 +672,7 @@ FAULTS = (
     Fault("S3 cut mid-body", s3_fault("cut", 6, 3)),
     Fault("S3 full", s3_fault("full", 6)),
     Fault("S3 credentials revoked", s3_fault("revoked", 6)),
+    Fault("S3 killed", s3_killed),
     Fault("S3 wrong bytes", s3_fault("wrong", 3, 3)),
     Fault("S3 wrong bytes, long", wrong_bytes_until_parked),
     Fault("S3 loses what it took", lost_objects),
@@ -641,6 +682,7 @@ FAULTS = (
     Fault("ingestor away", ingestor_away),
     Fault("clock steps", clock_steps),
     Fault("disk sick", sick_disk),
+    Fault("ledgers from backups", restored_ledgers, "sqlite"),
     Fault("catalogue from a backup", restored_backup, "sqlite"),
 )
 SMOKE = ("quiet", "SIGKILL at some points", "broadcasts repeated", "files deleted", "S3 500")
