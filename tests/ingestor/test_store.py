@@ -606,3 +606,16 @@ async def test_what_no_text_column_takes_is_rejected_or_not_found(
         await db.read(store.find, "a\x00b")
     with suppress(Rejected):
         assert (await db.read(store.frames, {"path": "a\x00b"}, OPERATOR))[0] == []
+
+
+async def test_a_restored_frame_is_available_after_it_was_sent(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    """The bucket tells whole seconds: that is no clock that was set."""
+    sent = NOON + timedelta(milliseconds=700)
+    prepared = new_prepared(new_file(), timeline=Timeline(acquired=NOON, transfer_start=sent))
+    await db.write(store.restore, prepared, 1, NOON)
+    frame = await frame_of(db, store, prepared.frame_id)
+    assert (frame.status, frame.version) == ("COMPLETE", 1)
+    assert Timeline.model_validate(frame.timeline).available == sent
+    assert "CLOCK_SKEW" not in [finding["code"] for finding in frame.findings]

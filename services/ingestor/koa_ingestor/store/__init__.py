@@ -220,6 +220,7 @@ class Store(Reads):
             raise Conflict(f"version {version} of {prepared.koaid} is frame {row.frame_id}'s")
         self.hand_over(session, prepared, "")
         self.queue.drop(session, "ingest", f"{prepared.frame_id}:{prepared.generation}")
+        at = max([at, *(t for _, t in prepared.timeline if t)])  # S3 tells whole seconds
         self._keep(session, prepared, version, Timeline(available=at))
 
     def _keep(
