@@ -93,7 +93,8 @@ class Night:
         first.env = {
             "KOA_S3_ENDPOINT": f"http://127.0.0.1:{self.proxy.port}",
             "KOA_CONTROL": "ktl", "KOA_CHAOS_KEYWORDS": str(self.keywords),
-            "PYTHONPATH": str(HERE / "keywords"), "KOA_SOURCES": ",".join(CAMERAS),
+            "PYTHONPATH": f"{HERE / 'keywords'}:{os.environ.get('PYTHONPATH', '')}",
+            "KOA_SOURCES": ",".join(CAMERAS),
             "KOA_MISSING_SECONDS": "4", "KOA_RESCAN_SECONDS": "20", "KOA_LEASE_SECONDS": "3",
             "KOA_FAULT": str(self.visits), "KOA_STAGING_KEEP_SECONDS": "30",
         } | self.env  # fmt: skip

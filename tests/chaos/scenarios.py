@@ -25,7 +25,9 @@ from .night import CAMERAS, Night, Shot, now, wait
 
 HERE = Path(__file__).parent
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian: faketime
-UNREACHED_SECONDS = 7.0  # that a point is waited for; some are passed only at other times
+UNREACHED_SECONDS = (
+    7.0  # that a point is waited for, times the replicas; some are never passed again
+)
 OFTEN = 60  # visits of a point that is passed again and again
 SWEEP_SECONDS = float(os.environ.get("KOA_CHAOS_SWEEP") or 420)
 
@@ -62,12 +64,12 @@ def kill_at_every_point(night: Night, seconds: float = SWEEP_SECONDS) -> int:
             stack, at = chance.choice(night.stacks), f"{point}/{detail}"
             often = passed[service, point, detail] > OFTEN
             night.restart(service, stack, f"{at}:{chance.randint(1, 3 if often else 1)}=kill")
-            died = night.died(service, stack, UNREACHED_SECONDS)
+            died = night.died(service, stack, UNREACHED_SECONDS * night.replicas)
             (killed if died else missed).append(f"{service} {at}")
             if len(night.stacks) > 1 or not died:
                 night.restart(service, stack)
 
-    with night.exposing(rate=2):
+    with night.exposing(rate=2 * night.replicas):
         threads = [
             threading.Thread(target=sweep, args=(s, random.Random(f"{night.seed} {s}")))
             for s in SERVICES

@@ -98,6 +98,7 @@ class Workshop:
     def __init__(self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics) -> None:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._lanes: dict[str, Lane] = {}
+        self._held_until: dict[int, float] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
         # A replica that died left jobs in PostgreSQL, and told nobody; SQLite is ours alone.
@@ -201,6 +202,7 @@ class Workshop:
     async def _work(self, lane: Lane, job: Job) -> None:
         service = self.metrics.service
         logs.bind(service, job.trace, key=job.key)
+        self._held_until[job.id] = time.monotonic() + self.queue.lease
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
         try:
@@ -214,6 +216,7 @@ class Workshop:
                 raise
         finally:
             keeper.cancel()
+            del self._held_until[job.id]
             self.metrics.attempts.labels(service, lane.queue, outcome).inc()
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
@@ -273,8 +276,15 @@ class Workshop:
     async def _keep(self, job: Job) -> None:
         while True:
             await asyncio.sleep(self.queue.lease / 3)
+            asked = time.monotonic()
             with contextlib.suppress(DependencyDown, LeaseLost):
                 await self.db.write(self.queue.renew, job)
+                self._held_until[job.id] = asked + self.queue.lease
+
+    def insist(self, job: Job) -> None:
+        """Raise LeaseLost if this process stood still for so long that another may have it."""
+        if not self.db.is_sqlite and time.monotonic() > self._held_until[job.id]:
+            raise LeaseLost
 
     async def _measure(self) -> None:
         metrics, service = self.metrics, self.metrics.service
