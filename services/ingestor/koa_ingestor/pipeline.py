@@ -48,14 +48,10 @@ def judge(
 def clock_skew(timeline: Timeline) -> list[Finding]:
     """Return the finding that a clock was set, if the timeline does not only go on."""
     known = [(name, at) for name, at in timeline if at is not None]
-    return [
-        Finding(
-            code="CLOCK_SKEW", severity=Severity.WARNING, step="timeline",
-            message=f"{after} is {(old - new).total_seconds():.3f} s before {before}",
-        )
-        for (before, old), (after, new) in pairwise(known)
-        if new < old
-    ][:1]  # fmt: skip
+    back = [(a, b) for a, b in pairwise(known) if b[1] < a[1]][:1]
+    texts = [f"{b} is {(t - u).total_seconds():.3f} s before {a}" for (a, t), (b, u) in back]
+    why = {"code": "CLOCK_SKEW", "severity": Severity.WARNING, "step": "timeline"}
+    return [Finding(**why, message=text) for text in texts]
 
 
 def archive_key(where: tuple[str, int, str, int], name: str) -> str:
