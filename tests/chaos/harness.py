@@ -78,7 +78,7 @@ def suffer(night: Night, fault: Fault, engine: str) -> Result:
         night.found.append(checker.Breach("harness", fault.name, repr(error)))
     night.proxy.fault = ""
     night.settle()
-    breaches = [*night.found, *night.check()]
+    breaches = [*night.found, *night.seen(), *night.check()]
     history = night.history()
     history.ledger = history.ledger[before:]
     counts = checker.tally(history)
@@ -103,7 +103,9 @@ def run(night: Night, faults: Sequence[Fault], engine: str) -> list[Result]:
                 continue
             results.append(suffer(night, fault, engine))
         begun = time.monotonic()
-        history, breaches = night.history(), night.check(whole=True)
+        history, breaches = night.history(), [*night.seen(), *night.check(whole=True)]
+        count = night.watcher.downloaded
+        print(f"  {count} frames were downloaded in the moment that they were told")
         ended = ", ".join(f"{n} {name}" for name, n in sorted(checker.tally(history).items()))
         took = time.monotonic() - begun
         frames = len(history.ledger)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from koa_shared.simulator.stack import BIN, SERVICES, Stack
 from ..live.conftest import free_offset
 from . import checker
 from .proxy import Proxy
+from .watcher import Watcher
 
 HERE = Path(__file__).parent
 CAMERAS = {"nirc2": "NIRC2", "kcwi_blue": "KCWI", "nires_spec": "NIRES"}
@@ -78,6 +79,7 @@ class Night:
         self.sources: dict[str, Source] = {
             s.name: s for i in load_instruments().values() for s in i.sources
         }
+        self._written = defaultdict[str, set[str]](set)
         self._clock, self._numbers = Clock(), itertools.count(1)
         self._lock, self._seen = threading.RLock(), set[tuple[str, int]]()
         for name in CAMERAS:
@@ -109,7 +111,10 @@ class Night:
                 for service in reversed(SERVICES):
                     stack.start(service)
             self.ready()
+            self.watcher = Watcher(first.url("ingestor"), lambda path: self._written[path])
+            self.watcher.start()
             yield self
+            self.watcher.ended = True
         finally:
             for stack in reversed(self.stacks):
                 stack.down()
@@ -218,6 +223,7 @@ class Night:
 
     def write(self, shot: Shot, *, mtime: float | None = None) -> None:
         """Write a frame whole and note it."""
+        self._written[shot.path].add(str(shot.line["sha256"]))
         shot.file.parent.mkdir(parents=True, exist_ok=True)
         with shot.file.open("wb", buffering=0) as file:
             file.write(shot.data)
@@ -225,9 +231,15 @@ class Night:
             os.utime(shot.file, (mtime, mtime))
         self.note(shot, closed_at=now())
 
+    def seen(self) -> list[checker.Breach]:
+        """Return, once, what the watcher has found."""
+        found, self.watcher.found = self.watcher.found, []
+        return found
+
     def note(self, shot: Shot, **more: Any) -> None:
         """Append to the ledger."""
         shot.line |= more
+        self._written[shot.path].add(str(shot.line["sha256"]))
         self._append(self.ledger, shot.line)
 
     def announce(self, shot: Shot, *, at: datetime | None = None) -> None:
