@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format bench lock audit clean
+.PHONY: help venv run test check chaos format bench lock audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-logo
 	$(PY) -m pytest tests/house $(ARGS)
+
+chaos: $(STAMP) ## A night under every fault, on both databases; ARGS="--db sqlite --only S3"
+	$(PY) -m tests.chaos.harness $(ARGS)
 
 format: $(STAMP) ## Format the code and apply the lint's safe fixes
 	$(PY) -m ruff check --fix-only

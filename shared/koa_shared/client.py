@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
 
-from . import contracts, logs
+from . import contracts, faults, logs
 from .errors import DependencyDown, Rejected
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,9 +58,10 @@ class Client:
         content = None if body is None else body.model_dump_json(exclude_unset=True)
         query = {name: value for name, value in params.items() if value is not None}
         try:
-            response = await self._http.request(
-                method, self.url + path, content=content, params=query, headers=headers
-            )
+            with faults.around("peer", path):
+                response = await self._http.request(
+                    method, self.url + path, content=content, params=query, headers=headers
+                )
         except httpx.HTTPError as error:
             raise DependencyDown(self.name, repr(error)) from error
         if response.is_success:

@@ -75,6 +75,7 @@ class ServiceConfig(Settings):
     ca_file: Path | None = Field(None, title="Certificates of peers and S3")
     var: Path = Field(Path("var"), title="Directory of the state kept on disk")
     dev: bool = Field(default=False, title="Loopback callers are operators")
+    lease_seconds: float = Field(60, ge=1, title="A silent worker loses its job after that")
     log_format: str = Field("json", title="json or console")
     instruments_dir: Path | None = Field(None, title="Added or changed instruments")
     # One failure is a frame's own, two may be one exposure's; the third has a common cause.

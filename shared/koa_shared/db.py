@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import NullPool
 from sqlmodel import Field, Session
 
+from . import faults
 from .errors import DependencyDown, Rejected
 
 P = ParamSpec("P")
@@ -175,15 +176,14 @@ class Database:
         """Run `function(session, ...)`, which only reads."""
         return await self._run(self._reads, self.engine, partial(_with, function, args, kwargs))
 
-    async def _run(
-        self, pool: ThreadPoolExecutor, engine: sa.Engine, call: Callable[[Session], T]
-    ) -> T:
+    async def _run(self, pool: ThreadPoolExecutor, engine: sa.Engine, call: partial[T]) -> T:
         loop = asyncio.get_running_loop()
 
         def transaction() -> T:
             with Session(engine, expire_on_commit=False) as session:
-                with session.begin():
-                    result = call(session)
+                result = call(session)
+                with faults.around("commit", call.args[0].__name__):
+                    session.commit()
                 # From here, as whoever waits for the result may be cancelled.
                 for told in session.info.get("after_commit", ()):
                     with contextlib.suppress(RuntimeError):  # the process is ending

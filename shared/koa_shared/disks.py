@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from . import faults
 from .config import PathMap
 from .errors import DependencyDown, FrameFault
 from .retry import Circuits
@@ -90,11 +91,12 @@ class Disks:
         disk = f"disk:{mount[0] if mount else '/'}"
         self._groups[disk].add(group)
         pool = self._pools.setdefault(disk, ThreadPoolExecutor(THREADS, disk))
-        pulse.patience = min(limit, SILENT)
+        pulse.patience, name = min(limit, SILENT), getattr(function, "__name__", "call")
 
         def begin() -> T:
             pulse.beat()
-            return function()
+            with faults.around("disk", name):
+                return function()
 
         work = pool.submit(begin)
         answer = asyncio.wrap_future(work)

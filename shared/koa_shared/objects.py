@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -20,6 +21,7 @@ from minio.commonconfig import CopySource
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
+from . import faults
 from .config import S3Config
 from .errors import DependencyDown
 
@@ -74,12 +76,13 @@ class ObjectStore:
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         def call() -> T:
             try:
-                return function(*args, **kwargs)
+                with faults.around("s3", function.__name__):
+                    return function(*args, **kwargs)
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     raise ObjectMissing(error.object_name or str(args)) from error
                 raise DependencyDown("s3", f"{error.code}: {error.message}") from error
-            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            except (MinioException, urllib3.exceptions.HTTPError, OSError, ParseError) as error:
                 raise DependencyDown("s3", repr(error)) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

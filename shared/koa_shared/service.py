@@ -74,7 +74,7 @@ class Service:
         self.config, self.metrics = config, metrics
         self.circuits = Circuits(metrics)
         self.db = Database(config.database(self.name), self.migrations)
-        self.queue = JobQueue(table)
+        self.queue = JobQueue(table, config.lease_seconds)
         alike = config.park_alike
         self.workshop = Workshop(self.db, self.queue, self.circuits, metrics, alike)
         self.http = open_http(config.token(), config.ca_file)

@@ -1,11 +1,12 @@
 """What the ingestor decides: "same bytes" (design 4), archive keys (design 6), priority."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from koa_ingestor.pipeline import Claimed, Verdict, archive_key, judge, priority
-from koa_shared.contracts import FilePrepared, FileWritten
+from koa_ingestor.pipeline import Claimed, Verdict, archive_key, clock_skew, judge, priority
+from koa_shared.contracts import FilePrepared, FileWritten, Timeline
 
 Make = Callable[..., FilePrepared]
 
@@ -110,3 +111,15 @@ def test_live_before_backlog_and_science_before_calibrations(
         for kind in ("object", "bias")
     ]
     assert order == sorted(set(order))
+
+
+def test_a_timeline_that_goes_back_says_which_clock() -> None:
+    noon, hour = datetime(2025, 12, 8, 12, tzinfo=UTC), timedelta(hours=1)
+    whole = Timeline(acquired=noon, detected=noon, queued=noon, available=noon)
+    assert clock_skew(whole) == []
+    assert clock_skew(Timeline()) == []
+    [found] = clock_skew(whole.model_copy(update={"detected": noon + hour}))
+    assert (found.code, found.severity) == ("CLOCK_SKEW", "warning")
+    assert found.message == "queued is 3600.000 s before detected"
+    [found] = clock_skew(Timeline(acquired=noon, available=noon - timedelta(milliseconds=1)))
+    assert found.message == "available is 0.001 s before acquired"

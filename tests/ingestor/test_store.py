@@ -128,6 +128,26 @@ async def test_events_out_of_order_and_repeated_come_to_the_same(
     assert found[0]["next_attempt_at"] is None
 
 
+async def test_a_clock_that_was_set_is_noted_once(
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
+) -> None:
+    events = life(new_event, new_file())
+    ahead = NOON + timedelta(hours=1)
+    early = new_event(
+        new_file(), "QUEUED", 0, service="monitor", timeline={"detected": ahead, "queued": NOON}
+    )
+    await tell(db, store, early, *events[1:])
+    found = (await frame_of(db, store, early.frame_id)).findings
+    assert [f["code"] for f in found if f["code"] == "CLOCK_SKEW"] == ["CLOCK_SKEW"]
+    await tell(db, store, *life(new_event, new_file(size=7)))
+    [other] = [
+        f
+        for f in await db.read(lambda s: s.exec(select(Frame)).all())
+        if f.frame_id != early.frame_id
+    ]
+    assert "CLOCK_SKEW" not in [f["code"] for f in other.findings]
+
+
 async def test_a_failed_attempt_keeps_the_status_and_tells_when(
     db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
 ) -> None:
@@ -740,3 +760,16 @@ async def test_a_hand_over_and_a_failing_ingest_never_wait_for_each_other(
         await failing
     assert (fresh, frame.generation) == (True, 2)
     assert time.monotonic() - begun < 0.9  # deadlock_timeout is 1 s
+
+
+async def test_a_restored_frame_is_available_after_it_was_sent(
+    db: Database, store: Store, new_file: MakeFile, new_prepared: Make
+) -> None:
+    """The bucket tells whole seconds: that is no clock that was set."""
+    sent = NOON + timedelta(milliseconds=700)
+    prepared = new_prepared(new_file(), timeline=Timeline(acquired=NOON, transfer_start=sent))
+    await db.write(store.restore, prepared, 1, NOON)
+    frame = await frame_of(db, store, prepared.frame_id)
+    assert (frame.status, frame.version) == ("COMPLETE", 1)
+    assert Timeline.model_validate(frame.timeline).available == sent
+    assert "CLOCK_SKEW" not in [finding["code"] for finding in frame.findings]

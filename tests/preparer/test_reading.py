@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,9 @@ from koa_preparer.errors import RawGone
 from koa_preparer.pipeline import frame as make
 from koa_preparer.worker.reading import Reader, read_file
 from koa_shared.config import PathMap
+from koa_shared.contracts import utcnow
 from koa_shared.disks import Pulse
-from koa_shared.errors import FrameFault
+from koa_shared.errors import FrameFault, NotYet
 from koa_shared.fits import edit_header, read_structure
 
 KOAID = "NR.20190615.12571.36"
@@ -52,8 +54,10 @@ def archive() -> Archive:
 @pytest.fixture
 def reader(tmp_path: Path, archive: Archive) -> Any:
     fakes: Any = SimpleNamespace(
-        config=SimpleNamespace(archive_bucket="archive", bytes_in_flight=1 << 20),
-        db=None, store=None,
+        config=SimpleNamespace(
+            archive_bucket="archive", bytes_in_flight=1 << 20, missing_seconds=120
+        ),
+        db=SimpleNamespace(), store=SimpleNamespace(seen=None),
         disks=SimpleNamespace(map=PathMap(f"/={tmp_path}/"), run=at_once), objects=archive,
         instruments={"NIRES": SimpleNamespace(roots=(), min_hdus=())},
     )  # fmt: skip
@@ -98,3 +102,29 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(FrameFault, match="10000000000000 bytes; at most 100") as caught:
         read_file(str(file), 100, Pulse())
     assert caught.value.code == "FILE_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(FileNotFoundError, "there is no file /f.fits"), (PermissionError, "/f.fits can't be read")],
+)
+async def test_what_can_not_be_read_is_waited_for_and_then_at_fault(
+    reader: Any, make_file: Any, error: type[OSError], reason: str
+) -> None:
+    """An instrument may set a file's rights after it wrote it: no attempt is lost by that."""
+    row, since = row_of(b""), utcnow()
+    row.generation = 1
+
+    async def fail(path: str, group: str, function: Any, **_: Any) -> Any:
+        raise error(13, "no")
+
+    async def seen(*_: object) -> datetime:
+        return since
+
+    reader.disks.run, reader.db.write = fail, seen
+    with pytest.raises(NotYet, match=reason):
+        await reader.read(row, None)
+    since -= timedelta(seconds=121)
+    with pytest.raises(FrameFault, match=reason) as fault:
+        await reader.read(row, None)
+    assert fault.value.code == "FITS_NOT_FOUND"

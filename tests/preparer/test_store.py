@@ -316,3 +316,22 @@ async def test_resend_hands_over_again(
         ("resend", deed[1], {"count": 1}), ("resend", deed[1], {"count": 0}),
     ]  # fmt: skip
     assert await queued(db) == [("handover", f"{file.frame_id}:1")]
+
+
+async def test_resend_tells_again_what_ended_here(
+    db: Database, store: Store, new_file: MakeFile
+) -> None:
+    """A restored catalogue never heard of them: nobody could say where the file is."""
+    file = new_file()
+    job = await started(db, store, file)
+    await db.write(store.end, job, Status.INVALID, [BAD])
+    before = await told(db)
+    assert await db.write(store.resend, NOON + timedelta(seconds=1), ("sre", "")) == 0
+    assert await db.write(store.resend, NOON - timedelta(seconds=1), ("sre", "")) == 1
+    last = (await told(db))[-1]
+    assert (last.status, last.step, last.findings) == (Status.INVALID, "rules", [BAD])
+    assert last.timeline.queued is not None
+    assert last.seq == before[-1].seq + 1  # no repeat: the catalogue may know the old one
+    row = await row_of(db, store, file)
+    assert (row.status, len(row.findings)) == (Status.INVALID, 1)
+    assert await queued(db) == []

@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from koa_shared import logs
 from koa_shared.db import Database
-from koa_shared.errors import DependencyDown, FrameFault, NotYet
+from koa_shared.errors import DependencyDown, FrameFault, LeaseLost, NotYet
 from koa_shared.jobs import workshop as workshop_module
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 from koa_shared.jobs.workshop import MAX_ATTEMPTS, Failure, Lane, Workshop
@@ -465,6 +465,32 @@ async def test_who_lost_the_job_is_silent(rig: Rig) -> None:
     async with rig.workshop.open():
         await until(lambda: rig.sample("koa_attempts_total", step="q", outcome="lease_lost"))
     assert (rig.failures, rig.done) == ([], [])
+
+
+async def test_who_was_stopped_past_the_lease_notices_before_it_writes(
+    rig: Rig, database: OpenDatabase
+) -> None:
+    """SIGSTOP in the middle of a job: another replica may have done it, and all is kept."""
+    rig.queue.lease, seen = 0.6, list[str]()
+
+    async def handle(job: Job) -> None:
+        rig.workshop.insist(job)
+        await asyncio.sleep(1.5)  # renewed meanwhile
+        rig.workshop.insist(job)
+        time.sleep(1)  # noqa: ASYNC251 (as a stopped process does)
+        try:
+            rig.workshop.insist(job)
+            seen.append("goes on")
+        except LeaseLost:
+            seen.append("notices")
+            raise
+
+    rig.lane(handle)
+    await rig.put("a")
+    async with rig.workshop.open():
+        await until(lambda: seen, 15)
+    # On SQLite a lease ends with the process: nobody else can have the job.
+    assert seen[0] == ("goes on" if rig.db.is_sqlite else "notices")
 
 
 async def test_what_failed_notes_is_in_the_settling_transaction(rig: Rig) -> None:

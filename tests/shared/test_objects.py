@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,9 @@ class Bucket:
             if name == "locked":
                 yield DeleteError("AccessDenied", "not yours", name, None)
             self.keys -= {name} - {"locked"}
+
+    def list_objects(self, _: str, prefix: str, **__: Any) -> Iterable[Any]:
+        return ET.fromstring("a proxy's page, no XML")
 
     def get_object(self, _: str, key: str, *__: Any) -> Any:
         code = "NoSuchKey" if key not in self.keys else "SlowDown"
@@ -60,3 +64,9 @@ async def test_what_could_not_be_deleted_is_told(store: ObjectStore) -> None:
     await store.remove("bucket", ["mine", "was never there"])
     with pytest.raises(DependencyDown, match="locked was not deleted"):
         await store.remove("bucket", ["locked"])
+
+
+async def test_an_answer_that_is_no_xml_is_the_stores_fault(store: ObjectStore) -> None:
+    """Else five of them park a job, and its staging is never emptied."""
+    with pytest.raises(DependencyDown, match="syntax error"):
+        await store.names("bucket", "frame/")

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
-from koa_shared.contracts import FilePrepared
+from koa_shared.contracts import FilePrepared, Finding, Severity, Timeline
 
 # Live before backlog (design 5).
 BACKLOG = {"live": 0, "canary": 0, "manual": 1, "recovered": 2, "reprocess": 3}
@@ -42,6 +43,15 @@ def judge(
         if kept and not accepted:
             return Verdict.CONFLICT, kept[-1]
     return (Verdict.WAIT, begun[0]) if begun else (Verdict.NEW, None)
+
+
+def clock_skew(timeline: Timeline) -> list[Finding]:
+    """Return the finding that a clock was set, if the timeline does not only go on."""
+    known = [(name, at) for name, at in timeline if at is not None]
+    back = [(a, b) for a, b in pairwise(known) if b[1] < a[1]][:1]
+    texts = [f"{b} is {(t - u).total_seconds():.3f} s before {a}" for (a, t), (b, u) in back]
+    why = {"code": "CLOCK_SKEW", "severity": Severity.WARNING, "step": "timeline"}
+    return [Finding(**why, message=text) for text in texts]
 
 
 def archive_key(where: tuple[str, int, str, int], name: str) -> str:

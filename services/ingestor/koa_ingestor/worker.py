@@ -75,6 +75,7 @@ class Worker:
 
         async def one(product: Product) -> None:
             async with gate:
+                self.workshop.insist(job)  # else it may be committed: nobody writes there again
                 await self._copy_and_check(prepared, product, version)
 
         async with asyncio.TaskGroup() as group:

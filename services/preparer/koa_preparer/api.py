@@ -81,7 +81,7 @@ async def hold(
     return {"instrument": name, "paused": verb == "pause"}
 
 
-@router.post("/resend", summary="Hand over again what was prepared since then")
+@router.post("/resend", summary="Tell the ingestor again what was done since then")
 async def resend(
     since: Annotated[Time, Body(embed=True)], ctx: Ctx, who: Operator, why: Why = ""
 ) -> dict[str, int]:  # fmt: skip

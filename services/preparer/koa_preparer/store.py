@@ -269,11 +269,16 @@ class Store:
         self.queue.nudge(session, "prepare")
 
     def resend(self, session: Session, since: datetime, deed: Deed) -> int:
-        """Hand over again what was prepared since then; the ingestor knows its own."""
-        sent = select(File).where(File.status == Status.TRANSFERRED, File.detected >= since)
-        sent = sent.where(File.origin != Origin.CANARY)  # it removes these
-        rows = session.exec(sent).all()
+        """Hand over again what was prepared since then, tell again what ended here."""
+        ends = (Status.TRANSFERRED, *FAULTS)
+        known = select(File).where(col(File.status).in_(ends), File.detected >= since)
+        rows = session.exec(known.where(File.origin != Origin.CANARY)).all()  # it removes these
         for row in rows:
-            self._enqueue(session, row, "handover", later=BACKLOG)
+            if row.status == Status.TRANSFERRED:
+                self._enqueue(session, row, "handover", later=BACKLOG)
+            else:
+                found = [Finding.model_validate(finding) for finding in row.findings]
+                row.findings, times = [], Timeline.model_validate(row.timeline)
+                self.tell(session, row, Status(row.status), row.step, times, findings=found)
         self.audit.record(session, "resend", f"{since:%Y-%m-%dT%H:%M:%SZ}", deed, count=len(rows))
         return len(rows)

@@ -84,8 +84,8 @@ class Job:
 class JobQueue:
     """The jobs of one service; its methods are functions of a session."""
 
-    def __init__(self, table: sa.Table) -> None:
-        self.table, self.owner = table, str(uuid.uuid4())
+    def __init__(self, table: sa.Table, lease: float = LEASE_SECONDS) -> None:
+        self.table, self.lease, self.owner = table, lease, str(uuid.uuid4())
         self._served: dict[tuple[str, str], float] = {}
         # The workshop's: may a new job start at once; start it; look for jobs.
         self.may_start: Callable[[Session, NewJob], bool] = lambda *_: False
@@ -100,7 +100,7 @@ class JobQueue:
         return time.monotonic()
 
     def _lease(self, session: Session) -> dict[str, Any]:
-        until = self._now(session) + LEASE_SECONDS
+        until = self._now(session) + self.lease
         return {"state": "leased", "owner": self.owner, "lease_until": until}
 
     def recover(self, session: Session) -> None:

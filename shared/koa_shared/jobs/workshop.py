@@ -18,7 +18,7 @@ from ..errors import DependencyDown, LeaseLost, NotYet, WorkerDied
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
 from .fingerprint import fingerprint
-from .queue import LATER, LEASE_SECONDS, Job, JobQueue, NewJob, Paused
+from .queue import LATER, Job, JobQueue, NewJob, Paused
 
 logger = structlog.get_logger("koa_shared")
 
@@ -118,6 +118,7 @@ class Workshop:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._alike = alike  # frames that fail alike park their group
         self._lanes: dict[str, Lane] = {}
+        self._held_until: dict[int, float] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
         # A replica that died left jobs in PostgreSQL, and told nobody; SQLite is ours alone.
@@ -244,6 +245,7 @@ class Workshop:
     async def _work(self, lane: Lane, job: Job) -> None:
         service = self.metrics.service
         logs.bind(service, job.trace, key=job.key)
+        self._held_until[job.id] = time.monotonic() + self.queue.lease
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
         try:
@@ -257,6 +259,7 @@ class Workshop:
                 raise
         finally:
             keeper.cancel()
+            del self._held_until[job.id]
             self.metrics.attempts.labels(service, lane.queue, outcome).inc()
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
@@ -334,9 +337,16 @@ class Workshop:
 
     async def _keep(self, job: Job) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
+            await asyncio.sleep(self.queue.lease / 3)
+            asked = time.monotonic()
             with contextlib.suppress(DependencyDown, LeaseLost):
                 await self.db.write(self.queue.renew, job)
+                self._held_until[job.id] = asked + self.queue.lease
+
+    def insist(self, job: Job) -> None:
+        """Raise LeaseLost if this process stood still for so long that another may have it."""
+        if not self.db.is_sqlite and time.monotonic() > self._held_until[job.id]:
+            raise LeaseLost
 
     async def _measure(self) -> None:
         metrics, service = self.metrics, self.metrics.service

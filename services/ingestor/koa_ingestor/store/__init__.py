@@ -240,6 +240,7 @@ class Store(Fixity):
             raise Conflict(f"version {version} of {prepared.koaid} is frame {row.frame_id}'s")
         self.hand_over(session, prepared, "")
         self.queue.drop(session, "ingest", f"{prepared.frame_id}:{prepared.generation}")
+        at = max([at, *(t for _, t in prepared.timeline if t)])  # S3 tells whole seconds
         self._keep(session, prepared, version, Timeline(available=at))
         self.audit.record(session, "rebuild", prepared.koaid, ("koa-ingestor", ""), version=version)
 

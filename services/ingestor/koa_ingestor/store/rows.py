@@ -8,6 +8,7 @@ from sqlmodel import Session, update
 from koa_shared.contracts import FilePrepared, Finding, Program, Timeline, utcnow
 from koa_shared.db import insert_new, is_postgresql, safe_json
 
+from ..pipeline import clock_skew
 from .schema import Frame, FrameCode, Version
 
 
@@ -31,6 +32,8 @@ def merge(
     frame.acquired = merged.acquired or before
     frame.night = frame.night or frame.acquired.date().isoformat()
     known = list(frame.findings or [])
+    skewed = any(finding["code"] == "CLOCK_SKEW" for finding in known)
+    findings = [*findings, *([] if skewed else clock_skew(merged))]
     told = [finding.model_dump(mode="json") for finding in findings]
     frame.findings = known + [finding for finding in told if finding not in known]
     mine = {"frame_id": frame.frame_id, "generation": frame.generation}

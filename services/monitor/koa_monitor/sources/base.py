@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from koa_shared import faults
 from koa_shared.instruments import Source
 from koa_shared.retry import backoff
 
@@ -95,7 +96,9 @@ class KeywordSource(ABC):
         while True:
             update = await self._heard.get()
             try:
-                await hear(await update)
+                heard = await update
+                with faults.around("hear", heard.source):
+                    await hear(heard)
             except Exception:
                 logger.exception("A broadcast could not be handled", source=self.name)
 

@@ -61,6 +61,8 @@ class Reader:
             return Raw(data, mtime_ns, await self._examine(row, data))
         except FileNotFoundError:
             pass
+        except PermissionError:  # set by the instrument when it is done, or by an operator
+            fault = FrameFault("FITS_NOT_FOUND", f"{row.path} can't be read: permission denied")
         except fits.Incomplete as error:
             fault = FrameFault(error.code, str(error), error.step)  # without its traceback
             fault.data = error.data
