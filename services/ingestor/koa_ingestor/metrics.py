@@ -1,6 +1,8 @@
 """What the ingestor counts besides what all services count."""
 
-from koa_shared.contracts import Timeline
+from typing import Any
+
+from koa_shared.contracts import Timeline, utcnow
 from koa_shared.metrics import Metrics
 
 # Name, from, to: where the time between the shutter and the archive goes.
@@ -28,6 +30,22 @@ class IngestorMetrics(Metrics):
         self.hop = self.histogram(
             "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
+        self.unfinished = self.gauge(
+            "koa_unfinished_seconds", "Age of the oldest frame on its way, by its last step",
+            "instrument step",
+        )  # fmt: skip
+        self.frames_parked = self.gauge(
+            "koa_frames_parked", "Frames that wait for an operator", "instrument"
+        )
+
+    def measured(self, waiting: list[Any], parked: list[str]) -> None:
+        """Tell what the catalogue says now, and nothing of what it said before."""
+        self.unfinished.clear()
+        for instrument, step, acquired in waiting:
+            self.unfinished.labels(instrument, step).set((utcnow() - acquired).total_seconds())
+        self.frames_parked.clear()
+        for instrument in parked:
+            self.frames_parked.labels(instrument).inc()
 
     def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
         """Observe a frame that became available for the first time."""

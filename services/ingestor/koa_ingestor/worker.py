@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -100,7 +101,7 @@ class Worker:
             raise VerificationFailed(f"{key}: declared {declared}, archived {tuple(found)}")
 
     def _count(self, frame: Frame, findings: list[Finding]) -> None:
-        self.metrics.frames.labels(frame.instrument, frame.status).inc()
+        self.metrics.frames.labels(frame.instrument, frame.status, frame.origin).inc()
         for finding in findings:
             self.metrics.findings.labels(finding.code, frame.instrument).inc()
 
@@ -173,6 +174,15 @@ class Worker:
         whole = prepared.model_copy(update={"products": [*prepared.products, manifest]})
         await self.db.write(self.store.restore, whole, version, at)
         logger.info("Restored", koaid=koaid, version=version)
+
+    async def measure(self) -> None:
+        """Tell how long frames are on their way, and which wait for an operator."""
+        while True:
+            with suppress(DependencyDown):
+                waiting = await self.db.read(self.store.unfinished)
+                parked = await self.db.read(self.store.parked)
+                self.metrics.measured(waiting, [frame.instrument for frame in parked])
+            await asyncio.sleep(5)
 
     async def trim(self) -> None:
         """Forget old stream entries, once an hour."""

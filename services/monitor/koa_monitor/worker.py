@@ -2,8 +2,11 @@
 
 import errno
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -121,6 +124,8 @@ class Worker:
         for root in [directory] if directory else instrument.roots:
             walk = lambda root=root: self._walk(instrument, root, since, flat=bool(directory))  # noqa: E731
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT)
+            if not directory:
+                await self._measure(instrument, root)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
         fresh = [stat for stat in found if stat.frame_id not in known]
@@ -135,6 +140,12 @@ class Worker:
         await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
             self.inventories[instrument.name] = inventory(instrument.name, found, known)
+
+    async def _measure(self, instrument: Instrument, root: str) -> None:
+        look = partial(shutil.disk_usage, self.disks.map.local(root))
+        with suppress(OSError):  # nothing was ever written there
+            usage = await self.disks.run(root, instrument.name, look)
+            self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
 
     def _walk(
         self, instrument: Instrument, root: str, since: datetime, *, flat: bool
