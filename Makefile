@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format bench lock clean
+.PHONY: help venv run observe test check format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(STAMP): requirements/dev.lock pyproject.toml
 
 run: $(STAMP) ## Run the whole system here; SIM= DEV= PORT_OFFSET= DB= S3= VAR=
 	$(PY) -m koa_shared.simulator.stack
+
+observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
+	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench $(ARGS)
