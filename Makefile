@@ -37,9 +37,11 @@ check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	.venv/bin/lint-imports --no-logo
 	$(PY) -m pytest tests/house $(ARGS)
 
-format: $(STAMP) ## Format the code and apply the lint's safe fixes
+format: $(STAMP) ## Format the code, apply the lint's safe fixes, write what is generated
 	$(PY) -m ruff check --fix-only
 	$(PY) -m ruff format
+	$(PY) helm/dashboards/build.py
+	$(PY) tests/observability/metrics_page.py
 
 bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
 	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)

@@ -30,6 +30,9 @@ class IngestorMetrics(Metrics):
         self.hop = self.histogram(
             "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
+        self.types = self.counter(
+            "koa_frame_types_total", "Frames that became available", "instrument type"
+        )
         self.unfinished = self.gauge(
             "koa_unfinished_seconds", "Age of the oldest frame on its way, by its last step",
             "instrument step",

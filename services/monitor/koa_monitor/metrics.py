@@ -19,6 +19,9 @@ class MonitorMetrics(Metrics):
             "koa_source_last_frame_timestamp_seconds", "When a source's last frame was heard of",
             "source instrument",
         )  # fmt: skip
+        self.gaps = self.gauge(
+            "koa_frame_gaps", "Gaps in tonight's frame numbers, of the last rescan", "instrument"
+        )
         self.disk_free = self.gauge(
             "koa_data_root_free_bytes", "Free space where an instrument writes", "instrument root"
         )

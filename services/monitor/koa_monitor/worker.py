@@ -139,7 +139,9 @@ class Worker:
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
-            self.inventories[instrument.name] = inventory(instrument.name, found, known)
+            seen = inventory(instrument.name, found, known)
+            self.inventories[instrument.name] = seen
+            self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
 
     async def _measure(self, instrument: Instrument, root: str) -> None:
         look = partial(shutil.disk_usage, self.disks.map.local(root))
