@@ -33,7 +33,7 @@ LABELS = {
     "source": "names of sources in the instrument files",
     "status": "the nine statuses",
     "step": "of attempts the queue; of frames on their way the step, as `koa status` shows it",
-    "type": "image types of the instrument files, and `undefined`",
+    "type": "those of `koa_ingestor.metrics.TYPES`, and `other`",
     "version": "the version that runs",
 }
 HEAD = """# Metrics

@@ -1,6 +1,12 @@
 """`docs/metrics.md` is what the code counts, and labels come from closed sets."""
 
-from koa_shared.instruments import load_instruments
+from datetime import timedelta
+
+import pytest
+
+from koa_ingestor.metrics import IngestorMetrics
+from koa_shared.contracts import utcnow
+from koa_shared.metrics import Metrics
 
 from .metrics_page import LABELS, PAGE, catalogue, page
 
@@ -19,7 +25,30 @@ def test_no_label_holds_what_has_no_end() -> None:
     assert endless.isdisjoint(LABELS)
 
 
-def test_image_types_are_words_of_the_instrument_files() -> None:
-    for instrument in load_instruments().values():
-        for case in instrument.choices.get("KOAIMTYP", ()):
-            assert case.value is None or isinstance(case.value, str)
+def test_what_a_header_says_makes_no_new_series() -> None:
+    metrics = IngestorMetrics()
+    for kind in ("object", None, "junk 1", "junk 2"):
+        metrics.archived("KCWI", kind)
+    seen = {s.labels["type"] for m in metrics.types.collect() for s in m.samples}
+    assert seen == {"object", "undefined", "other"}
+
+
+def test_what_the_catalogue_no_longer_says_is_gone() -> None:
+    metrics = IngestorMetrics()
+    since = utcnow() - timedelta(seconds=90)
+    metrics.measured([("KCWI", "upload", since), ("ESI", "promote", since)], ["ESI", "ESI"])
+    age = metrics.registry.get_sample_value
+    first = age("koa_unfinished_seconds", {"instrument": "KCWI", "step": "upload"})
+    assert first == pytest.approx(90, abs=5)
+    assert age("koa_frames_parked", {"instrument": "ESI"}) == 2
+    metrics.measured([("ESI", "promote", since)], [])
+    assert age("koa_unfinished_seconds", {"instrument": "KCWI", "step": "upload"}) is None
+    assert age("koa_frames_parked", {"instrument": "ESI"}) is None
+
+
+def test_operations_are_timed_by_kind_and_name() -> None:
+    metrics = Metrics("preparer")
+    with pytest.raises(OSError, match="away"), metrics.timer("s3")("put"):
+        raise OSError("away")
+    labels = {"service": "preparer", "kind": "s3", "operation": "put"}
+    assert metrics.registry.get_sample_value("koa_operation_seconds_count", labels) == 1

@@ -83,7 +83,7 @@ class Worker:
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
-        self.metrics.types.labels(frame.instrument, frame.koaimtyp or "undefined").inc()
+        self.metrics.archived(frame.instrument, frame.koaimtyp)
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
