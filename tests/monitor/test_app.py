@@ -136,7 +136,7 @@ async def test_disks_and_last_frames_are_measured(
     last, free = "koa_source_last_frame_timestamp_seconds", "koa_data_root_free_bytes"
     root = {"instrument": "KCWI", "root": "/s/sdata1400"}
     async with asyncio.timeout(10):
-        while (
+        while (  # noqa: ASYNC110
             value(last, **esi) != NOON.timestamp()
             or value("koa_frame_gaps", instrument="KCWI") != 0
         ):
