@@ -1,6 +1,7 @@
 """The alert rules: their form, their unit tests, and names that exist."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def test_promtool_takes_them(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(RULE_TESTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_silent_then_firing(path: Path) -> None:
     assert "SUCCESS" in promtool("test", "rules", path.name, cwd=path.parent)
+
+
+@pytest.mark.parametrize("path", sorted(RULE_TESTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_is_silent_one_minute_before_it_fires(path: Path) -> None:
+    for test in yaml.safe_load(path.read_text())["tests"]:
+        checks = test["alert_rule_test"]
+        for before, after in pairwise(checks):
+            if "exp_alerts" in after:
+                assert "exp_alerts" not in before
+                passed = milliseconds(after["eval_time"]) - milliseconds(before["eval_time"])
+                assert passed == 60_000, test["name"]
 
 
 @pytest.mark.parametrize(("stem", "rule"), ALERT_RULES)
@@ -112,6 +124,7 @@ def test_durations_are_divided_and_nothing_else() -> None:
     assert hastened(TRAPS, 60) == FASTER
 
 
+SPAN = re.compile(r"(?<=\[)[^]]*(?=\])|(?<=offset )\w+")
 UNITS = {"ms": 1, "s": 10**3, "m": 60 * 10**3, "h": 3600 * 10**3, "d": 86400 * 10**3}
 
 
@@ -127,12 +140,11 @@ def test_every_duration_of_the_rules_is_divided(path: Path, tmp_path: Path) -> N
     promtool("check", "rules", faster)
     pairs = list(zip(rules_of(path), rules_of(faster), strict=True))
     for before, after in pairs:
-        # Brackets hold nothing but durations in these rules, and no other place does.
-        spans = [re.findall(r"\[(.*?)\]", rule["expr"]) for rule in (before, after)]
+        # Brackets and offsets hold nothing but durations in these rules, and no other place does.
+        spans = [re.findall(SPAN, rule["expr"]) for rule in (before, after)]
         spans = [[*found, *filter(None, [rule.get("for")])]
                  for found, rule in zip(spans, (before, after), strict=True)]  # fmt: skip
         assert [milliseconds(d) for d in spans[0]] == [60 * milliseconds(d) for d in spans[1]]
-        assert " offset " not in before["expr"]
-        bare = [{**rule, "for": "", "expr": re.sub(r"\[.*?\]", "[]", rule["expr"])}
+        bare = [{**rule, "for": "", "expr": re.sub(SPAN, "", rule["expr"])}
                 for rule in (before, after)]  # fmt: skip
         assert bare[0] == bare[1]
