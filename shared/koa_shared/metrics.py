@@ -20,12 +20,8 @@ class Metrics:
         self.service, self.registry = service, CollectorRegistry()
         ended = "instrument status origin"
         self.frames = self.counter("koa_frames_total", "Frames that ended", ended)
-        self.attempts = self.counter(
-            "koa_attempts_total", "Attempts of jobs", "service step outcome"
-        )
-        self.findings = self.counter(
-            "koa_findings_total", "Findings about frames", "code instrument"
-        )
+        self.attempts = self.counter("koa_attempts_total", "Jobs' tries", "service step outcome")
+        self.findings = self.counter("koa_findings_total", "Findings", "code instrument")
         self.depth = self.gauge("koa_queue_depth", "Jobs that wait or run", "service queue")
         self.oldest = self.gauge("koa_queue_oldest_seconds", "Oldest job's age", "service queue")
         self.parked = self.gauge("koa_parked", "Jobs that failed until they were parked", "service")

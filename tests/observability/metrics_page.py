@@ -23,7 +23,7 @@ LABELS = {
     "kind": "`database`, `job`, `s3`",
     "level": "`0`, `1`, `2`",
     "name": "names in the tokens file",
-    "operation": "names of functions (database, s3) or of queues (job)",
+    "operation": "names of functions (database), of queues (job), or what is asked of s3",
     "origin": "`live`, `recovered`, `manual`, `reprocess`, `canary`",
     "outcome": "how an attempt ends: `done`, `not_yet`, `dependency`, `failed`, `parked`, "
     "`stopped`, `lease_lost`, `unsettled`",
@@ -33,7 +33,7 @@ LABELS = {
     "source": "names of sources in the instrument files",
     "status": "the nine statuses",
     "step": "of attempts the queue; of frames on their way the step, as `koa status` shows it",
-    "type": "those of `koa_ingestor.metrics.TYPES`, and `other`",
+    "type": "`science`, `calibration`",
     "version": "the version that runs",
 }
 HEAD = """# Metrics

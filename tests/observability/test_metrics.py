@@ -25,14 +25,6 @@ def test_no_label_holds_what_has_no_end() -> None:
     assert endless.isdisjoint(LABELS)
 
 
-def test_what_a_header_says_makes_no_new_series() -> None:
-    metrics = IngestorMetrics()
-    for kind in ("object", None, "junk 1", "junk 2"):
-        metrics.archived("KCWI", kind)
-    seen = {s.labels["type"] for m in metrics.types.collect() for s in m.samples}
-    assert seen == {"object", "undefined", "other"}
-
-
 def test_what_the_catalogue_no_longer_says_is_gone() -> None:
     metrics = IngestorMetrics()
     since = utcnow() - timedelta(seconds=90)

@@ -16,13 +16,6 @@ HOPS = (
     ("publish", "copy_end", "available"),
 )
 
-# Some instruments copy the type from the header, where anything may stand.
-TYPES = frozenset({
-    "arclamp", "bias", "calib", "dark", "domearc", "domeflat", "fcscal", "flatlamp",
-    "flatlampoff", "focus", "fpc", "object", "polcal", "solar", "svc", "trace", "twiflat",
-    "undefined",
-})  # fmt: skip
-
 
 class IngestorMetrics(Metrics):
     """The latency that this system exists for."""
@@ -38,7 +31,7 @@ class IngestorMetrics(Metrics):
             "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
         self.types = self.counter(
-            "koa_frame_types_total", "Frames archived, by image type", "instrument type"
+            "koa_frame_types_total", "Archived: science, calibration", "instrument type"
         )
         self.unfinished = self.gauge(
             "koa_unfinished_seconds", "Age of the oldest frame on its way, by its last step",
@@ -47,11 +40,6 @@ class IngestorMetrics(Metrics):
         self.frames_parked = self.gauge(
             "koa_frames_parked", "Frames that wait for an operator", "instrument"
         )
-
-    def archived(self, instrument: str, kind: str | None) -> None:
-        """Count a frame by its image type."""
-        kind = kind or "undefined"
-        self.types.labels(instrument, kind if kind in TYPES else "other").inc()
 
     def measured(self, waiting: list[Any], parked: list[str]) -> None:
         """Tell what the catalogue says now, and nothing of what it said before."""

@@ -19,7 +19,7 @@ from koa_shared.objects import ObjectMissing, ObjectStore
 from .config import Config
 from .errors import VerificationFailed
 from .metrics import IngestorMetrics
-from .pipeline import Claimed, Verdict, archive_key
+from .pipeline import Claimed, Verdict, archive_key, is_science
 from .store import Store
 from .store.schema import Frame
 
@@ -83,7 +83,8 @@ class Worker:
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
-        self.metrics.archived(frame.instrument, frame.koaimtyp)
+        kind = "science" if is_science(prepared) else "calibration"
+        self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
