@@ -1,6 +1,7 @@
 """The alert rules: their form, their unit tests, and names that exist."""
 
 import re
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from koa_shared.simulator.observe import ALERTS, hastened
+from koa_shared.simulator.observe import ALERTS, configure, hastened
+from koa_shared.simulator.stack import Stack
 
 from .conftest import COMING, NAMES, RULE_TESTS, RULES, RUNBOOKS, promtool, rules_of, selectors
 from .metrics_page import catalogue
@@ -90,6 +92,15 @@ def test_names_exist(name: str, expression: str) -> None:
 
 def test_what_is_coming_has_not_come() -> None:
     assert set(COMING) & set(catalogue()) == set(), "take it out of COMING"
+
+
+def test_what_make_observe_configures_is_valid(tmp_path: Path) -> None:
+    configure(Stack(tmp_path), tmp_path)
+    assert "SUCCESS" in promtool("check", "config", tmp_path / "prometheus.yml")
+    copied = {path.name: path.read_text() for path in (tmp_path / "rules").iterdir()}
+    assert copied == {path.name: path.read_text() for path in FILES}
+    amtool = ["amtool", "check-config", tmp_path / "alertmanager.yml"]
+    assert "SUCCESS" in subprocess.run(amtool, check=True, capture_output=True, text=True).stdout
 
 
 # Time that runs faster.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .stack import SERVICES, Stack, main
 
-__all__ = ["ALERTS", "hastened", "watching"]
+__all__ = ["ALERTS", "configure", "hastened", "watching"]
 
 ALERTS = Path(__file__).parents[3] / "helm" / "alerts"
 PROGRAMS = {"alertmanager": "prometheus-alertmanager", "prometheus": "prometheus"}
