@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ RULES = {path.stem: rules_of(path) for path in sorted(ALERTS.glob("*.yaml"))}
 NAMES = sorted({rule["alert"] for rules in RULES.values() for rule in rules if "alert" in rule})
 
 
-def promtool(*arguments: object, cwd: Path = ROOT) -> str:
-    """Return what promtool says; fail the test if it is not content."""
-    if not shutil.which("promtool"):
-        why = "promtool is not here: apt-get install prometheus"
+def tool(name: str, *arguments: object, cwd: Path = ROOT) -> str:
+    """Return what promtool or amtool says; fail the test if it is not content."""
+    if not shutil.which(name):
+        why = f"{name} is not here: apt-get install prometheus prometheus-alertmanager"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
-    command = ["promtool", *map(str, arguments)]
+    command = [name, *map(str, arguments)]
     run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
+
+
+promtool = partial(tool, "promtool")
 
 
 def selectors(text: str) -> list[tuple[str, set[str]]]:

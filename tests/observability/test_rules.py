@@ -1,7 +1,6 @@
 """The alert rules: their form, their unit tests, and names that exist."""
 
 import re
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,17 @@ import yaml
 from koa_shared.simulator.observe import ALERTS, configure, hastened
 from koa_shared.simulator.stack import Stack
 
-from .conftest import COMING, NAMES, RULE_TESTS, RULES, RUNBOOKS, promtool, rules_of, selectors
+from .conftest import (
+    COMING,
+    NAMES,
+    RULE_TESTS,
+    RULES,
+    RUNBOOKS,
+    promtool,
+    rules_of,
+    selectors,
+    tool,
+)
 from .metrics_page import catalogue
 
 FILES = sorted(ALERTS.glob("*.yaml"))
@@ -99,8 +108,7 @@ def test_what_make_observe_configures_is_valid(tmp_path: Path) -> None:
     assert "SUCCESS" in promtool("check", "config", tmp_path / "prometheus.yml")
     copied = {path.name: path.read_text() for path in (tmp_path / "rules").iterdir()}
     assert copied == {path.name: path.read_text() for path in FILES}
-    amtool = ["amtool", "check-config", tmp_path / "alertmanager.yml"]
-    assert "SUCCESS" in subprocess.run(amtool, check=True, capture_output=True, text=True).stdout
+    assert "SUCCESS" in tool("amtool", "check-config", tmp_path / "alertmanager.yml")
 
 
 # Time that runs faster.
