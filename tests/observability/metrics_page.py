@@ -17,7 +17,7 @@ LABELS = {
     "code": "codes of findings, as the code and the instrument files name them",
     "decision": "`accepted`, `duplicate`, `ignored`",
     "dependency": "`database`, `s3`, the peers, `schedule`, `proposal`, `weather1`, `weather2`, "
-    "`disk:` and a data root's mount",
+    "`disk:` and the mount of an announced path",
     "hop": "the hops of `koa_ingestor.metrics.HOPS`",
     "instrument": "names of the instrument files",
     "kind": "`database`, `job`, `s3`",
