@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check chaos format bench lock audit clean
+.PHONY: help venv run observe test check chaos format bench lock audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ $(STAMP): requirements/dev.lock pyproject.toml
 run: $(STAMP) ## Run the whole system here; SIM= DEV= PORT_OFFSET= DB= S3= VAR=
 	$(PY) -m koa_shared.simulator.stack
 
+observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
+	$(PY) -m koa_shared.simulator.observe
+
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench $(ARGS)
 
@@ -37,9 +40,11 @@ check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 chaos: $(STAMP) ## A night under every fault, on both databases; ARGS="--db sqlite --only S3"
 	$(PY) -m tests.chaos.harness $(ARGS)
 
-format: $(STAMP) ## Format the code and apply the lint's safe fixes
+format: $(STAMP) ## Format the code, apply the lint's safe fixes, write what is generated
 	$(PY) -m ruff check --fix-only
 	$(PY) -m ruff format
+	$(PY) helm/dashboards/build.py
+	$(PY) tests/observability/metrics_page.py
 
 bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
 	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)

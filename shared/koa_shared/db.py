@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -155,8 +155,10 @@ def _engine(url: str) -> sa.Engine:
 class Database:
     """One service's own database; its calls raise DependencyDown when it is away."""
 
-    def __init__(self, url: str, migrations: Path) -> None:
-        self.url, self._migrations = url, migrations
+    def __init__(
+        self, url: str, migrations: Path, timed: Callable[[str], Any] = contextlib.nullcontext
+    ) -> None:
+        self.url, self._migrations, self._timed = url, migrations, timed
         self.is_sqlite = url.startswith("sqlite")
         self.engine = _engine(url)
         # One writer thread on SQLite: a second one would only wait for its lock.
@@ -191,7 +193,8 @@ class Database:
                 return result
 
         try:
-            return await loop.run_in_executor(pool, transaction)
+            with self._timed(call.args[0].__name__):
+                return await loop.run_in_executor(pool, transaction)
         except exc.DataError as error:
             raise Rejected(str(error.orig), code="bad_value") from error
         except exc.DBAPIError as error:
@@ -231,16 +234,21 @@ class Database:
             lock.execute(sa.text("SELECT pg_advisory_lock(5263)"))
             command.upgrade(self._alembic(), "head")
 
+    @cached_property
+    def _head(self) -> str | None:
+        return ScriptDirectory.from_config(self._alembic()).get_current_head()
+
+    def schema_gap(self, session: Session) -> str:
+        """Tell how the schema differs from this program's, "" if it does not."""
+        now = MigrationContext.configure(session.connection()).get_current_revision()
+        needs = f"this program needs {self._head}: run the service's `migrate` command"
+        return "" if now == self._head else f"the database is at revision {now or 'none'}, {needs}"
+
     def check_schema(self) -> None:
         """Raise SchemaTooOld unless the schema is this program's."""
-        head = ScriptDirectory.from_config(self._alembic()).get_current_head()
-        with self.engine.connect() as connection:
-            now = MigrationContext.configure(connection).get_current_revision()
-        if now != head:
-            raise SchemaTooOld(
-                f"the database is at revision {now or 'none'}, this program needs "
-                f"{head}: run the service's `migrate` command"
-            )
+        with Session(self.engine) as session:
+            if gap := self.schema_gap(session):
+                raise SchemaTooOld(gap)
 
     def close(self) -> None:
         """Give back threads and connections."""

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -55,7 +55,11 @@ class Parts:
 class ObjectStore:
     """Objects by bucket and key; async in front, threads behind."""
 
-    def __init__(self, config: S3Config, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, config: S3Config, ca_file: Path | None = None,
+        timer: Callable[[str], Any] = nullcontext,
+    ) -> None:  # fmt: skip
+        self.timer = timer
         endpoint = urlsplit(config.s3_endpoint)
         # The longest step is a 140 MB copy (2 s here); 60 s is a hung store.
         # `connect` also bounds each write of a body: a busy store stalls one.
@@ -73,7 +77,7 @@ class ObjectStore:
         )
         self._pool = ThreadPoolExecutor(THREADS, "s3")
 
-    async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def _call(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         def call() -> T:
             try:
                 with faults.around("s3", function.__name__):
@@ -85,25 +89,26 @@ class ObjectStore:
             except (MinioException, urllib3.exceptions.HTTPError, OSError, ParseError) as error:
                 raise DependencyDown("s3", repr(error)) from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        with self.timer(name):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def insist_on(self, bucket: str) -> None:
         """Make the bucket if it is not there; tries until the store answers."""
         while True:
             with suppress(DependencyDown):
-                if not await self._call(self._client.bucket_exists, bucket):
-                    await self._call(self._client.make_bucket, bucket)
+                if not await self._call("bucket", self._client.bucket_exists, bucket):
+                    await self._call("bucket", self._client.make_bucket, bucket)
                 return
             await asyncio.sleep(1)
 
     async def put(self, bucket: str, key: str, *buffers: bytes | memoryview) -> None:
         """Store the buffers, one behind the other, as one object."""
         data, put = Parts(*buffers), self._client.put_object
-        await self._call(put, bucket, key, data, data.size, part_size=PART)
+        await self._call("put", put, bucket, key, data, data.size, part_size=PART)
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str]) -> None:
         """Copy within the store; the bytes do not pass through here."""
-        await self._call(self._client.copy_object, *target, CopySource(*source))
+        await self._call("copy", self._client.copy_object, *target, CopySource(*source))
 
     async def digest(self, bucket: str, key: str) -> tuple[int, str]:
         """Read an object back and return its size and SHA-256."""
@@ -115,11 +120,11 @@ class ObjectStore:
                 size += len(chunk)
             return size, sha.hexdigest()
 
-        return await self._call(read)
+        return await self._call("digest", read)
 
     async def size(self, bucket: str, key: str) -> int:
         """Return how large an object is."""
-        return (await self._call(self._client.stat_object, bucket, key)).size or 0
+        return (await self._call("stat", self._client.stat_object, bucket, key)).size or 0
 
     def _chunks(self, *where: Any) -> Generator[bytes, None, None]:
         response = self._client.get_object(*where)
@@ -131,7 +136,7 @@ class ObjectStore:
 
     async def get(self, bucket: str, key: str) -> bytes:
         """Return an object whole."""
-        return await self._call(lambda: b"".join(self._chunks(bucket, key)))
+        return await self._call("get", lambda: b"".join(self._chunks(bucket, key)))
 
     async def stream(
         self, bucket: str, key: str, offset: int = 0, length: int = 0
@@ -139,24 +144,26 @@ class ObjectStore:
         """Yield an object's bytes, or `length` of them from `offset`."""
         chunks = self._chunks(bucket, key, offset, length)
         try:
-            while chunk := await self._call(next, chunks, b""):
+            while chunk := await self._call("stream", next, chunks, b""):
                 yield chunk
         finally:
-            await self._call(chunks.close)
+            await self._call("stream", chunks.close)
 
     async def remove(self, bucket: str, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are no fault."""
         doomed = [DeleteObject(key) for key in keys]
-        if kept := await self._call(lambda: list(self._client.remove_objects(bucket, doomed))):
+        if kept := await self._call(
+            "remove", lambda: list(self._client.remove_objects(bucket, doomed))
+        ):
             raise DependencyDown("s3", f"{kept[0].name} was not deleted: {kept[0].message}")
 
     async def names(self, bucket: str, prefix: str) -> dict[str, datetime]:
         """Return the keys under a prefix, and when each was written."""
         find = self._client.list_objects
-        found = await self._call(lambda: list(find(bucket, prefix, recursive=True)))
+        found = await self._call("list", lambda: list(find(bucket, prefix, recursive=True)))
         return {str(item.object_name): cast("datetime", item.last_modified) for item in found}
 
     async def folders(self, bucket: str, prefix: str = "") -> list[str]:
         """Return the prefixes that end with the next `/` behind a prefix."""
-        found = await self._call(lambda: list(self._client.list_objects(bucket, prefix)))
+        found = await self._call("list", lambda: list(self._client.list_objects(bucket, prefix)))
         return [str(item.object_name) for item in found if item.is_dir]

@@ -20,6 +20,7 @@ from . import logs
 from .client import open_http
 from .config import ServiceConfig
 from .db import Database, ping
+from .errors import DependencyDown
 from .jobs.queue import JobQueue
 from .jobs.workshop import Workshop
 from .metrics import Metrics
@@ -73,7 +74,8 @@ class Service:
     def __init__(self, config: Any, table: Table, metrics: Metrics) -> None:
         self.config, self.metrics = config, metrics
         self.circuits = Circuits(metrics)
-        self.db = Database(config.database(self.name), self.migrations)
+        timer = metrics.timer("database")
+        self.db = Database(config.database(self.name), self.migrations, timer)
         self.queue = JobQueue(table, config.lease_seconds)
         alike = config.park_alike
         self.workshop = Workshop(self.db, self.queue, self.circuits, metrics, alike)
@@ -98,6 +100,14 @@ class Service:
                 logger.exception("A loop failed")
                 await asyncio.sleep(1)
 
+    async def _watch_schema(self) -> None:
+        """Notice when another program's `migrate` has changed the schema under this one."""
+        while True:
+            with suppress(DependencyDown):
+                gap = await self.db.read(self.db.schema_gap)
+                self.metrics.migration.labels(self.name).set(bool(gap))
+            await asyncio.sleep(60)
+
     async def ready(self) -> None:
         """Raise unless the own database can be used."""
         await self.db.read(ping)
@@ -117,7 +127,8 @@ class Service:
             await self.start()
             await stack.enter_async_context(self.workshop.open())
             listen = partial(self.db.listen, self.heard)
-            running = [asyncio.create_task(self._insist(loop)) for loop in self.tasks()]
+            loops = [*self.tasks(), self._watch_schema]
+            running = [asyncio.create_task(self._insist(loop)) for loop in loops]
             running.append(asyncio.create_task(self._insist(listen)))
             yield
             for task in running:

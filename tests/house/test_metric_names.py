@@ -11,13 +11,14 @@ from koa_shared.metrics import Metrics
 
 SERVICES = ("monitor", "preparer", "ingestor")
 ALL = set(SERVICES)
+# As design 11 has them; `origin` is added, to tell the canary's frames from the others.
 DESIGN: dict[str, tuple[set[str], set[str]]] = {
     "koa_acquisition_to_availability_seconds": (
         {"instrument", "level", "origin"},
         {"ingestor"},
     ),
     "koa_hop_seconds": ({"hop", "instrument"}, {"ingestor"}),
-    "koa_frames_total": ({"instrument", "status"}, ALL),
+    "koa_frames_total": ({"instrument", "status", "origin"}, ALL),
     "koa_queue_depth": ({"service", "queue"}, ALL),
     "koa_queue_oldest_seconds": ({"service", "queue"}, ALL),
     "koa_attempts_total": ({"service", "step", "outcome"}, ALL),

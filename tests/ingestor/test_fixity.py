@@ -120,7 +120,7 @@ class Site:
         return {(m["version"], m["product"]): m["found"] for m in state["damaged"]}
 
     async def metrics(self) -> dict[str, float]:
-        task = asyncio.create_task(self.context.worker.gauge())
+        task = asyncio.create_task(self.context.worker.measure())
         await asyncio.sleep(0.2)
         task.cancel()
         text = generate_latest(self.context.metrics.registry).decode()

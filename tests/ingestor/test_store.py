@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy.event import listen
 from sqlmodel import Session, col, select
 
 from koa_ingestor.errors import VerificationFailed
@@ -373,6 +374,45 @@ async def test_a_file_that_the_preparer_refuses_waits_for_an_operator(
     again = new_event(file, "PROCESSING", 1)
     await db.write(store.apply, EventBatch(events=[again]))
     assert await db.read(store.parked) == []
+
+
+async def test_what_is_on_its_way_is_told_by_its_oldest_frame(
+    db: Database, store: Store, new_file: MakeFile, new_event: MakeEvent
+) -> None:
+    def acquired(minute: int) -> dict[str, Any]:
+        return {"timeline": {"acquired": NOON + timedelta(minutes=minute)}}
+
+    one, two, three, four, five = (new_file(f"kb{n}.fits") for n in range(5))
+    told = [
+        new_event(one, "PROCESSING", step="read", **acquired(2)),
+        new_event(two, "PROCESSING", step="read", **acquired(1)),
+        new_event(three, "TRANSFERRING", step="upload", origin="canary", **acquired(3)),
+        new_event(four, "PROCESSING", step="read", generation=2, **acquired(0)),  # asked anew
+        new_event(five, "ERROR", step="read", **acquired(0)),  # at an end
+    ]
+    refused = new_file("kb9.fits")
+    told.append(new_event(refused, "QUEUED", step="refused", service="monitor", **acquired(0)))
+    manual = new_file("kb8.fits", origin="manual")
+    told.append(new_event(manual, "PROCESSING", step="read", **acquired(0)))
+    await tell(db, store, *told)
+    found = [tuple(row) for row in await db.read(store.unfinished)]
+    assert sorted(found) == [
+        ("KCWI", "read", NOON + timedelta(minutes=1)),
+        ("KCWI", "upload", NOON + timedelta(minutes=3)),
+    ]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_what_is_on_its_way_is_found_by_an_index(db: Database, store: Store) -> None:
+    def plan(session: Session) -> str:
+        asked: list[tuple[str, Any]] = []
+        listen(session.get_bind(), "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+        store.unfinished(session)
+        query, values = asked[-1]
+        link = session.connection().connection.cursor()
+        return str(link.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall())
+
+    assert "USING INDEX frame_status" in await db.read(plan)
 
 
 async def turned_away(

@@ -32,7 +32,7 @@ Frame = dict[str, Any]
 ENDS = {"COMPLETE", "INVALID", "ERROR", "DUPLICATE"}
 BLOCK, CARD = 2880, 80
 # One stack's ports, without those of the object store that are 10,000 higher.
-PORTS = (5064, 5065, 8001, 8002, 8003, 8333, 8888, 9333, 9340, 23646)
+PORTS = (5064, 5065, 8001, 8002, 8003, 8333, 8888, 9090, 9093, 9333, 9340, 23646)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

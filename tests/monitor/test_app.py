@@ -120,6 +120,33 @@ async def test_no_inventory_is_lost_while_one_is_told(
     reporting.cancel()
 
 
+async def test_disks_and_last_frames_are_measured(
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return monitor.metrics.registry.get_sample_value(name, labels)
+
+    (tmp_path / "sdata1400").mkdir()
+    monkeypatch.setattr("koa_monitor.app.REPORT_SECONDS", 0.01)
+    reporting = asyncio.create_task(monitor._report())
+    await monitor.db.write(monitor.store.note_source, "esi", last_frame_at=NOON)
+    await monitor._rescan(*monitor.sources.values())
+    silent = {"source": "kcwi_blue", "instrument": "KCWI"}
+    esi = {"source": "esi", "instrument": "ESI"}
+    last, free = "koa_source_last_frame_timestamp_seconds", "koa_data_root_free_bytes"
+    root = {"instrument": "KCWI", "root": "/s/sdata1400"}
+    async with asyncio.timeout(10):
+        while (  # noqa: ASYNC110
+            value(last, **esi) != NOON.timestamp()
+            or value("koa_frame_gaps", instrument="KCWI") != 0
+        ):
+            await asyncio.sleep(0.01)
+    reporting.cancel()
+    assert value(last, **silent) == 0
+    assert (value(free, **root) or 0) > 0
+    assert value(free, instrument="ESI", root="/s/sdata700") is None  # never written to
+
+
 async def test_sources_are_paused_and_resumed(http: httpx.AsyncClient, monitor: Monitor) -> None:
     states = (await http.get("/v1/sources")).json()
     told = [(s["name"], s["instrument"], s["connected"], s["paused"]) for s in states]

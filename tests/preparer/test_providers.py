@@ -260,6 +260,25 @@ def make_night(**changes: Any) -> Night:
     return Night.model_validate(values | changes)
 
 
+@pytest.mark.parametrize(
+    ("slots", "at", "expected"),
+    [
+        ([{}], time(3, 44), False),  # before sunset
+        ([{}], time(3, 45), True),
+        ([{}], time(16, 30), False),
+        ([], time(9), False),
+        ([{"start": time(5), "end": time(6)}], time(6), False),
+        ([{"start": time(5), "end": time(6)}, {"start": time(6)}], time(6), True),
+        ([{"start": time(2)}], time(2, 30), True),  # the schedule's word, in daylight too
+    ],
+)
+def test_scheduled_is_who_has_the_instrument_now(
+    slots: list[dict[str, Any]], at: time, expected: object
+) -> None:
+    night = make_night(slots=[{"project": "C272"} | slot for slot in slots])
+    assert night.is_on(at) is expected
+
+
 def from_night(night: Night | None) -> str | None:
     if night is None or not night.slots:
         return None

@@ -25,6 +25,7 @@ from koa_shared.db import (
     safe_json,
 )
 from koa_shared.errors import DependencyDown
+from koa_shared.metrics import Metrics
 
 OpenDatabase = Callable[..., Database]
 metadata = MetaData()
@@ -196,6 +197,23 @@ def test_a_schema_that_is_not_ours_is_refused(database: OpenDatabase, service: s
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaTooOld, match="9999"):
         db.check_schema()
+
+
+async def test_a_service_that_runs_tells_of_another_schema(database: OpenDatabase) -> None:
+    db = database("monitor")
+    assert await db.read(db.schema_gap) == ""
+    with db.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "9999" in await db.read(db.schema_gap)
+
+
+async def test_each_call_is_timed_by_its_function(database: OpenDatabase) -> None:
+    metrics = Metrics("monitor")
+    db = Database(database("monitor").url, Path(), metrics.timer("database"))
+    await db.read(ping)
+    labels = {"service": "monitor", "kind": "database", "operation": "ping"}
+    assert metrics.registry.get_sample_value("koa_operation_seconds_count", labels) == 1
+    db.close()
 
 
 def test_migrate_twice_keeps_what_is_there(database: OpenDatabase) -> None:

@@ -31,7 +31,7 @@ class Ingestor(service.Service):
         super().__init__(config, jobs, IngestorMetrics())
         self.feed = Feed(self.db, Reads())
         self.store = Store(self.queue, self.feed.published)
-        self.objects = ObjectStore(config, config.ca_file)
+        self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
         self.worker = Worker(config, self.store, self.objects, self.metrics, self.workshop)
 
     async def start(self) -> None:
@@ -45,7 +45,7 @@ class Ingestor(service.Service):
     def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""
         bucket = partial(self.objects.insist_on, self.config.archive_bucket)
-        return [self.worker.trim, self.worker.gauge, bucket]
+        return [self.worker.trim, self.worker.measure, bucket]
 
 
 create_app = partial(service.create, Ingestor, router)

@@ -1,6 +1,9 @@
 """What the ingestor counts besides what all services count."""
 
-from koa_shared.contracts import Timeline
+from datetime import datetime
+from typing import Any
+
+from koa_shared.contracts import Timeline, utcnow
 from koa_shared.metrics import Metrics
 
 # Name, from, to: where the time between the shutter and the archive goes.
@@ -28,6 +31,25 @@ class IngestorMetrics(Metrics):
         self.hop = self.histogram(
             "koa_hop_seconds", "Time between two points of the timeline", "hop instrument"
         )
+        self.types = self.counter(
+            "koa_frame_types_total", "Archived: science, calibration", "instrument type"
+        )
+        self.unfinished = self.gauge(
+            "koa_unfinished_seconds", "Age of the oldest frame on its way, by its last step",
+            "instrument step",
+        )  # fmt: skip
+        self.frames_parked = self.gauge(
+            "koa_frames_parked", "Frames that wait for an operator", "instrument"
+        )
+
+    def measured(self, waiting: list[Any], parked: list[str]) -> None:
+        """Tell what the catalogue says now, and nothing of what it said before."""
+        self.unfinished.clear()
+        for instrument, step, acquired in waiting:
+            self.unfinished.labels(instrument, step).set((utcnow() - acquired).total_seconds())
+        self.frames_parked.clear()
+        for instrument in parked:
+            self.frames_parked.labels(instrument).inc()
 
         self.mismatches = self.gauge(
             "koa_scrub_mismatches", "Archived objects that are marked damaged", "instrument"
@@ -37,6 +59,13 @@ class IngestorMetrics(Metrics):
         self.unscrubbed = self.gauge(
             "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
         )
+
+    def scrubbing(self, oldest: datetime | None, damaged: list[str]) -> None:
+        """Tell the state of the scrub, also where another replica does it."""
+        self.unscrubbed.set((utcnow() - oldest).total_seconds() if oldest else 0)
+        self.mismatches.clear()
+        for instrument in damaged:
+            self.mismatches.labels(instrument).inc()
 
     def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
         """Observe a frame that became available for the first time."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +20,7 @@ from koa_shared.objects import ObjectMissing, ObjectStore
 from .config import Config
 from .errors import VerificationFailed
 from .metrics import IngestorMetrics
-from .pipeline import Claimed, Verdict, archive_key
+from .pipeline import Claimed, Verdict, archive_key, is_science
 from .store import Store
 from .store.schema import Frame
 
@@ -91,6 +92,8 @@ class Worker:
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
+        kind = "science" if is_science(prepared) else "calibration"
+        self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
@@ -109,7 +112,7 @@ class Worker:
             raise VerificationFailed(f"{key}: declared {declared}, archived {tuple(found)}")
 
     def _count(self, frame: Frame, findings: list[Finding]) -> None:
-        self.metrics.frames.labels(frame.instrument, frame.status).inc()
+        self.metrics.frames.labels(frame.instrument, frame.status, frame.origin).inc()
         for finding in findings:
             self.metrics.findings.labels(finding.code, frame.instrument).inc()
 
@@ -234,15 +237,16 @@ class Worker:
         await self.db.write(self.store.restore, whole, version, at)
         logger.info("Restored", koaid=koaid, version=version)
 
-    async def gauge(self) -> None:
-        """Tell the state of the scrub, also where another replica does it."""
+    async def measure(self) -> None:
+        """Tell what is on its way, what waits for an operator, and the state of the scrub."""
         while True:
-            oldest, marks = await self.db.read(self.store.marks)
-            self.metrics.mismatches.clear()
-            for mark in marks:
-                self.metrics.mismatches.labels(mark.instrument).inc()
-            self.metrics.unscrubbed.set((utcnow() - oldest).total_seconds() if oldest else 0)
-            await asyncio.sleep(SCRUB_IDLE)
+            with suppress(DependencyDown):
+                waiting = await self.db.read(self.store.unfinished)
+                parked = await self.db.read(self.store.parked)
+                self.metrics.measured(waiting, [frame.instrument for frame in parked])
+                oldest, marks = await self.db.read(self.store.marks)
+                self.metrics.scrubbing(oldest, [mark.instrument for mark in marks])
+            await asyncio.sleep(5)
 
     async def trim(self) -> None:
         """Forget old stream entries, and open what is released, once a minute."""

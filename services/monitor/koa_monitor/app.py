@@ -100,6 +100,8 @@ class Monitor(service.Service):
                 for state in states:
                     self.metrics.connected.labels(state.name).set(state.connected)
                     self.metrics.heartbeat_age.labels(state.name).set(state.heartbeat_age or 0)
+                    last = state.last_frame_at.timestamp() if state.last_frame_at else 0
+                    self.metrics.last_frame.labels(state.name, state.instrument).set(last)
                 await self.ingestor.tell(EventBatch(sources=states))
                 for name, found in list(self.worker.inventories.items()):
                     await self.ingestor.tell(EventBatch(inventory=found))

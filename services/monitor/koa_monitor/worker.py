@@ -3,7 +3,9 @@
 import errno
 import os
 import secrets
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -135,6 +137,8 @@ class Worker:
             pulse, flat = Pulse(), bool(directory)
             walk = partial(self._walk, instrument, root, since, pulse=pulse, flat=flat)
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
+            if not directory:
+                await self._measure(instrument, root)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
         fresh = [stat for stat in found if stat.frame_id not in known]
@@ -148,7 +152,15 @@ class Worker:
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
-            self.inventories[instrument.name] = inventory(instrument.name, found, known)
+            seen = inventory(instrument.name, found, known)
+            self.inventories[instrument.name] = seen
+            self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
+
+    async def _measure(self, instrument: Instrument, root: str) -> None:
+        look = partial(shutil.disk_usage, self.disks.map.local(root))
+        with suppress(OSError):  # nothing was ever written there
+            usage = await self.disks.run(root, instrument.name, look)
+            self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
 
     async def canary(self) -> str:
         """Write a frame of our own and take it on as if it were announced; return its id."""

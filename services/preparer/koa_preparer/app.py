@@ -44,7 +44,7 @@ class Preparer(service.Service):
         self.instruments, columns = open_instruments(
             config.instruments_dir, config.keyword_tables_dir
         )
-        self.objects = ObjectStore(config, config.ca_file)
+        self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.provider = open_provider(config, self.circuits)
         disks = Disks(self.circuits, PathMap(config.path_map))
@@ -55,14 +55,19 @@ class Preparer(service.Service):
         )  # fmt: skip
 
     async def _look_ahead(self) -> None:
-        """Ask who observes tonight before the night's first frame does; again every hour."""
+        """Ask who observes tonight before the night's first frame does, and tell who may now."""
         while True:
-            hst_date = utcnow().date() - timedelta(days=1)
-            for instrument in self.instruments.values():
+            now, anyone = utcnow(), False
+            hst_date = now.date() - timedelta(days=1)
+            # Guiders, which have no telescope of their own, come last: they serve anyone.
+            for instrument in sorted(self.instruments.values(), key=lambda i: not i.telescope):
                 with suppress(DependencyDown):
                     telescope = instrument.telescope or 1
-                    await self.provider.night(hst_date, telescope, instrument.name)
-            await asyncio.sleep(3600)
+                    night = await self.provider.night(hst_date, telescope, instrument.name)
+                    is_on = night.is_on(now.time()) or (anyone and not instrument.telescope)
+                    self.metrics.scheduled.labels(instrument.name).set(is_on)
+                    anyone |= is_on
+            await asyncio.sleep(300)
 
     def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""

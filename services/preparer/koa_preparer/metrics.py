@@ -11,3 +11,9 @@ class PreparerMetrics(Metrics):
         self.bytes_read = self.counter(
             "koa_raw_bytes_total", "Bytes of raw files that were prepared", "instrument"
         )
+        self.bytes_sent = self.counter(
+            "koa_sent_bytes_total", "Bytes of products that were put into staging", "instrument"
+        )
+        self.scheduled = self.gauge(
+            "koa_instrument_scheduled", "1 while the schedule has the instrument", "instrument"
+        )

@@ -249,7 +249,8 @@ class Workshop:
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
         try:
-            await lane.handle(job)
+            with self.metrics.timer("job")(lane.queue):
+                await lane.handle(job)
             for name in lane.needs:
                 self.circuits[name].succeeded()
         except BaseException as error:

@@ -17,7 +17,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ from ..errors import DependencyDown
 __all__ = ["Stack"]
 
 SERVICES = ("monitor", "preparer", "ingestor")
-PORTS = {"monitor": 8001, "preparer": 8002, "ingestor": 8003, "s3": 8333, "ca": 5064}
+PORTS = {
+    "monitor": 8001, "preparer": 8002, "ingestor": 8003, "s3": 8333, "ca": 5064,
+    "prometheus": 9090, "alertmanager": 9093,
+}  # fmt: skip
+READY = {"s3": "/healthz", "prometheus": "/-/ready", "alertmanager": "/-/ready"}
 BIN = Path(sys.executable).parent
 READY_SECONDS = 60
 EXAMPLE = Path(__file__).parents[1] / "data" / "schedule-example.toml"
@@ -198,7 +203,7 @@ class Stack:
 
     def wait_ready(self, name: str) -> None:
         """Wait until a process answers; raises RuntimeError with its log's end."""
-        path = "/healthz" if name == "s3" else "/readyz"
+        path = READY.get(name, "/readyz")
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
             if (process := self.processes.get(name)) and process.poll() is not None:
@@ -287,8 +292,8 @@ def line(frame: dict[str, Any]) -> str:
     return text + "".join(f"  {f['code']}: {f['message']}" for f in bad[-1:])
 
 
-def main() -> int:
-    """Run everything until Ctrl-C."""
+def main(beside: Callable[[Stack], AbstractContextManager[Any]] = nullcontext) -> int:
+    """Run everything until Ctrl-C, and what is asked for `beside` it."""
     env = os.environ
     stack = Stack(
         var=Path(env.get("KOA_VAR") or "var"),
@@ -300,7 +305,7 @@ def main() -> int:
         env={"KOA_CANARY_SECONDS": env.get("KOA_CANARY_SECONDS", "60")},
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), stack.running():
+    with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
         for service in SERVICES:
             print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
         print(f"{'s3':<9} {stack.url('s3')}")

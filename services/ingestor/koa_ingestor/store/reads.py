@@ -87,6 +87,15 @@ class Reads:
         mine = select(Frame).where(or_(col(Frame.status) == Status.ERROR, refused))
         return list(session.exec(mine.order_by(col(Frame.acquired).desc()).limit(1000)))
 
+    def unfinished(self, session: Session) -> list[Any]:
+        """Return (instrument, step, the oldest's `acquired`) of what is on its way in time."""
+        # As the objective counts: what an operator asks for anew was acquired long ago.
+        by, ours = (col(Frame.instrument), col(Frame.step)), ("live", "recovered", "canary")
+        on_its_way = col(Frame.status).in_([s for s in Status if not s.is_end])
+        mine = (on_its_way, col(Frame.origin).in_(ours), Frame.generation == 1)
+        oldest = select(*by, func.min(Frame.acquired)).where(*mine, Frame.step != "refused")
+        return list(session.exec(oldest.group_by(*by)))
+
     def history(self, session: Session, name: str) -> tuple[Frame, list[EventSeen]]:
         """Return a frame and its events, in their order."""
         frame = self.find(session, name)

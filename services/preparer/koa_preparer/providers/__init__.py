@@ -40,6 +40,11 @@ class Night(Message):
     sunset: time | None = None
     oa: str | None = None
 
+    def is_on(self, at: time) -> bool:
+        """Tell whether a program has the instrument at this UT, between sunset and sunrise."""
+        dusk, dawn = self.sunset or time.min, self.sunrise or time.max
+        return any((s.start or dusk) <= at < (s.end or dawn) for s in self.slots)
+
 
 class Proposal(Message):
     """What the proposals API knows of a program; `propint` is months (facts 3.5)."""

@@ -128,7 +128,7 @@ class Worker:
 
     async def _end(self, job: Job, status: Status, findings: list[Finding]) -> None:
         row = await self.db.write(self.store.end, job, status, findings)
-        self.metrics.frames.labels(row.instrument, status).inc()
+        self.metrics.frames.labels(row.instrument, status, row.origin).inc()
         self._count(row, findings)
         why = findings[-1]
         logger.warning("Frame ended", status=status, code=why.code, why=why.message)
@@ -246,6 +246,7 @@ class Worker:
         prepared = prepared.model_copy(update=last)
         await self.db.write(self.store.transferred, job, prepared, enrich_in)
         self.metrics.bytes_read.labels(row.instrument).inc(made.raw.size)
+        self.metrics.bytes_sent.labels(row.instrument).inc(sum(p.size for p in shelf.products))
         self._count(row, findings)
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
