@@ -500,6 +500,32 @@ def latency(frame: dict[str, Any]) -> float:
     return (available - acquired).total_seconds()
 
 
+def restored_backup(night: Night) -> int:
+    """The catalogue is a backup from before half of the frames: `rebuild` and `resend`."""
+    night.expose(10)
+    night.settle()
+    copy = night.var / "backup.db"
+    night.backup("ingestor", copy)
+    since = now()
+    night.expose(10)
+    growing_files(night)
+    broadcasts_of_nothing(night)
+    night.settle()
+    stack = night.stacks[0]
+    stack.kill("ingestor")
+    for file in night.var.glob("ingestor.db*"):
+        file.unlink()
+    copy.rename(night.var / "ingestor.db")
+    run_command(night, "koa-ingestor", "rebuild")
+    night.start("ingestor", stack)
+    night.ready()
+    night.restored = True
+    answer = night.post("preparer", "/v1/resend", {"since": since})
+    night.notes.append(f"resend: {answer.json()}")
+    resend(night, since)
+    return 1
+
+
 def restored_ledgers(night: Night) -> int:
     """The ledgers of monitor and preparer are backups: `rescan` with `resend`."""
     night.expose(6)
