@@ -16,9 +16,10 @@ from koa_ingestor.app import create_app as create_ingestor
 from koa_ingestor.config import Config as IngestorConfig
 from koa_monitor.app import create_app as create_monitor
 from koa_monitor.config import Config as MonitorConfig
+from koa_monitor.sources import Broadcast
 from koa_preparer.app import create_app as create_preparer
 from koa_preparer.config import Config as PreparerConfig
-from koa_shared.contracts import EventBatch, FilePrepared
+from koa_shared.contracts import EventBatch, FilePrepared, FileWritten, utcnow
 from koa_shared.db import Database
 from tests.walk import (
     BLIND,
@@ -105,11 +106,19 @@ class LocalScene(Scene):
         found: dict[str, Any] = self.ask("operator", "GET", "ingestor", f"/v1/frames/{name}").json()
         return found
 
-    def play(self, prepared: FilePrepared, batch: EventBatch) -> None:
-        for path, message in (("/v1/frames", prepared), ("/v1/events", batch)):
+    def play(self, file: FileWritten, prepared: FilePrepared, batch: EventBatch) -> None:
+        for service, path, message in (
+            ("preparer", "/v1/files", file), ("ingestor", "/v1/frames", prepared),
+            ("ingestor", "/v1/events", batch),
+        ):  # fmt: skip
             body = message.model_dump(mode="json", exclude_unset=True)
-            answer = self.ask("producer", "POST", "ingestor", path, json=body)
+            answer = self.ask("producer", "POST", service, path, json=body)
             assert answer.is_success, answer.text
+        value = f"{FOLDER}/hushlast.fits"
+        heard = Broadcast("nires_spec", "nsds", "LASTFILE", value, utcnow(), initial=False, read={})
+        portal = self.clients["monitor"].portal
+        assert portal is not None
+        portal.call(self.apps["monitor"].state.context.hear, heard)
         until = time.monotonic() + 10
         while self.seen(KOAID)["status"] != "COMPLETE" and time.monotonic() < until:
             time.sleep(0.05)
@@ -139,7 +148,7 @@ def scene(
     batch = EventBatch(events=[new_event(other, "ERROR")])
     with ExitStack() as stack:
         scene = LocalScene(tmp_path, database, stack)
-        scene.play(prepared, batch)
+        scene.play(file, prepared, batch)
         yield scene
 
 

@@ -227,7 +227,8 @@ BUILDERS: dict[str, Callable[[], Case]] = {
     "100,000 cards": lambda: changed(
         *(line(f"C{n}", b"%20d" % n) for n in range(100_000))
     ),
-    "90,000 HDUs": lambda: made(lambda local: hole(local, many_hdus(90_000))),
+    "40,000 HDUs": lambda: made(lambda local: hole(local, many_hdus(40_000))),
+    "100,000 HDUs": lambda: made(lambda local: hole(local, many_hdus(100_000))),
     "a header of 100 MB": lambda: made(lambda local: hole(local, endless(10**8))),
     "a header of 1 GB, a hole": lambda: made(lambda local: hole(local, endless(BLOCK), 10**9)),
     "2 GB, nearly all a hole": lambda: made(lambda local: hole(local, frame()[1], 2 * 10**9)),
