@@ -42,7 +42,7 @@ bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
 	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)
 
 lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
-	for extra in monitor preparer ingestor dev; do \
+	for extra in monitor preparer ingestor build dev; do \
 		$(PY) -m uv pip compile pyproject.toml --quiet --extra $$extra --generate-hashes \
 			--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 			--python-version 3.11 $(ARGS) --output-file requirements/$$extra.lock || exit 1; \

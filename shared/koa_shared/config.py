@@ -68,6 +68,8 @@ class ServiceConfig(Settings):
     tokens_file: Path | None = Field(None, title="Tokens that this service accepts")
     token_file: Path | None = Field(None, title="The token this service presents")
     ca_file: Path | None = Field(None, title="Certificates of peers and S3")
+    tls_cert_file: Path | None = Field(None, title="Certificate to serve https with")
+    tls_key_file: Path | None = Field(None, title="Its key")
     var: Path = Field(Path("var"), title="Directory of the state kept on disk")
     dev: bool = Field(default=False, title="Loopback callers are operators")
     log_format: str = Field("json", title="json or console")
@@ -79,6 +81,8 @@ class ServiceConfig(Settings):
             raise ValueError("KOA_DEV=1 listens on loopback addresses only")
         if not self.dev and self.tokens_file is None:
             raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("KOA_TLS_CERT_FILE and KOA_TLS_KEY_FILE are given together")
         return self
 
     def database(self, service: str) -> str:

@@ -130,4 +130,5 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
     uvicorn.run(
         create(make, router, config), host=config.host, port=config.port, log_config=None,
         server_header=False, timeout_graceful_shutdown=2, timeout_keep_alive=75,
+        ssl_certfile=config.tls_cert_file, ssl_keyfile=config.tls_key_file,
     )  # fmt: skip
