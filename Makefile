@@ -3,12 +3,18 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 ARGS ?=
+# Of the images: what builds them, the base, the names koa-<service>.
+BUILD ?= podman build
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+REGISTRY ?= localhost
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check format bench lock clean
+.PHONY: help venv run test check format bench images images-test lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make .venv from requirements/dev.lock (done by the others as needed)
 
@@ -25,7 +31,7 @@ run: $(STAMP) ## Run the whole system here; SIM= DEV= PORT_OFFSET= DB= S3= VAR=
 	$(PY) -m koa_shared.simulator.stack
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check
@@ -40,6 +46,17 @@ format: $(STAMP) ## Format the code and apply the lint's safe fixes
 
 bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
 	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)
+
+images: ## Build the three images; BUILD= BASE= REGISTRY= TAG=
+	for service in monitor preparer ingestor; do \
+		$(BUILD) --build-arg BASE=$(BASE) --build-arg VERSION=$(TAG) \
+			--build-arg REVISION=$(REVISION) --target $$service \
+			--tag $(REGISTRY)/koa-$$service:$(TAG) . || exit 1; \
+	done
+
+images-test: $(STAMP) ## Build them on a small Debian and play the chart's pods (root, podman)
+	$(PY) -m pytest tests/images/test_build.py -s --timeout 1200 $(ARGS)
+	unshare --net $(PY) -m pytest tests/images/test_play.py -s --timeout 600 $(ARGS)
 
 lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
 	for extra in monitor preparer ingestor build dev; do \

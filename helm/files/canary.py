@@ -15,6 +15,7 @@ import httpx
 
 ENDS = ("COMPLETE", "INVALID", "ERROR", "DUPLICATE")
 SIDE, BLOCK = 64, 2880
+ANNOUNCED = "/s/sdata0/canary"  # where monitor and preparer look for what is written here
 
 
 def frame(at: datetime, name: str) -> bytes:
@@ -72,7 +73,6 @@ def main() -> int:
     """Return 0 when the frame is COMPLETE in time."""
     given, now = options(), datetime.now(UTC)
     until = time.monotonic() + given.seconds
-    given.folder.mkdir(parents=True, exist_ok=True)
     path = given.folder / f"canary{now:%Y%m%d%H%M%S%f}.fits"
     path.write_bytes(frame(now, path.stem))
     path.chmod(0o644)
@@ -80,7 +80,7 @@ def main() -> int:
     verify = ssl.create_default_context(cafile=given.ca_file)
     try:
         with httpx.Client(headers=headers, verify=verify, trust_env=False, timeout=10) as http:
-            body = {"path": str(path), "instrument": "CANARY"}
+            body = {"path": f"{ANNOUNCED}/{path.name}", "instrument": "CANARY"}
             answer = http.post(f"{given.monitor}/v1/files", json=body)
             show(f"the monitor answered {answer.status_code} {answer.text}")
             frame_id = answer.raise_for_status().json()["frame_id"]

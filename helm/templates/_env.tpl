@@ -11,6 +11,10 @@
   "KOA_CA_FILE" "/run/koa/ca.pem" -}}
 {{- if ne $name "ingestor" -}}
 {{- $made = merge $made (dict "KOA_TOKEN_FILE" "/etc/koa/tokens/producer" "KOA_INGESTOR_URL" (include "koa.url" (list $root "ingestor"))) -}}
+{{- if $root.Values.canary.enabled -}}
+{{- $map := $service.settings.KOA_PATH_MAP | default "/s=/s" -}}
+{{- $_ := set $made "KOA_PATH_MAP" (printf "%s,/s/sdata0/canary=/canary" $map) -}}
+{{- end -}}
 {{- if include "koa.instruments" $root -}}{{- $_ := set $made "KOA_INSTRUMENTS_DIR" "/etc/koa/instruments" -}}{{- end -}}
 {{- end -}}
 {{- if eq $name "monitor" -}}

@@ -108,24 +108,23 @@ volumeMounts:
 - name: run
   emptyDir: { medium: Memory, sizeLimit: 8Mi }
 - name: tls
-  secret: { secretName: {{ include "koa.tls" . }}, defaultMode: 288 }
+  secret: { secretName: {{ include "koa.tls" . }}, defaultMode: 288, optional: false }
 - name: trust
   configMap: { name: {{ .Release.Name }}-trust }
 - name: tokens
-  secret: { secretName: {{ include "koa.tokens" . }}, defaultMode: 288 }
+  secret: { secretName: {{ include "koa.tokens" . }}, defaultMode: 288, optional: false }
 {{- end }}
 
 {{/* Claims of the instruments' disks as a JSON list of claim, mountPath, subPath. */}}
 {{- define "koa.disks" -}}
 {{- $made := dict "claim" (printf "%s-raw" .Release.Name) "mountPath" "/s" -}}
-{{- $disks := .Values.rawData.volumes | default (list $made) -}}
-{{- if and .Values.canary.enabled .Values.canary.claim -}}
-{{- $disks = append $disks (dict "claim" .Values.canary.claim "mountPath" .Values.canary.path) -}}
-{{- end -}}
-{{ toJson $disks }}
+{{ .Values.rawData.volumes | default (list $made) | toJson }}
 {{- end }}
 
-{{/* Folders of data files: name, value section, file in it; "" where there is none. */}}
+{{/* Mounted at /canary: no place can be made inside a disk that is read-only. */}}
+{{- define "koa.canaryClaim" -}}{{ .Values.canary.claim | default (printf "%s-canary" .Release.Name) }}{{- end }}
+
+{{/* Not empty when there are added or changed instruments. */}}
 {{- define "koa.instruments" -}}
 {{- if or .Values.instruments.existingConfigMap .Values.instruments.files .Values.canary.enabled }}yes{{ end }}
 {{- end }}
@@ -135,18 +134,4 @@ volumeMounts:
 {{- if .Values.schedule.url }}{{ .Values.schedule.url -}}
 {{- else if or .Values.schedule.existingConfigMap .Values.schedule.toml }}/etc/koa/schedule/schedule.toml
 {{- end }}
-{{- end }}
-
-{{/* The canary's place on a disk of rawData: its claim and the folder in it. */}}
-{{- define "koa.canaryDisk" -}}
-{{- $path := .Values.canary.path -}}
-{{- $found := dict -}}
-{{- range include "koa.disks" . | fromJsonArray -}}
-{{- if or (eq $path .mountPath) (hasPrefix (printf "%s/" .mountPath) $path) -}}
-{{- $inside := printf "%s%s" (.subPath | default "") (trimPrefix .mountPath $path) | trimPrefix "/" -}}
-{{- $found = dict "claim" .claim "subPath" $inside -}}
-{{- end -}}
-{{- end -}}
-{{- if not $found -}}{{ fail (printf "canary.path %s lies on no volume of rawData: set canary.claim" $path) }}{{- end -}}
-{{ toJson $found }}
 {{- end }}

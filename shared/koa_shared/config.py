@@ -111,5 +111,5 @@ class S3Config(Settings):
     @model_validator(mode="before")
     @classmethod
     def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        files = {k.removesuffix("_file"): v for k, v in values.items() if k.endswith("_key_file")}
+        files = {key: values.get(f"{key}_file") for key in ("s3_access_key", "s3_secret_key")}
         return {k: Path(v).read_text().strip() for k, v in files.items() if v} | values
