@@ -33,13 +33,15 @@ def test_a_target_is_its_service(service: str) -> None:
     config = importlib.import_module(f"koa_{service}.config").Config
     assert f"EXPOSE {config.model_fields['port'].default}\n" in TARGETS[service]
     assert f'ENTRYPOINT ["koa-{service}"]' in TARGETS[service]
-    (build,) = re.findall(rf"^FROM build AS build-{service}\n(.*?)\n\n", TEXT, re.M | re.S)
+    (build,) = re.findall(
+        rf"^FROM build AS build-{service}\n(.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL
+    )
     assert set(re.findall(r"requirements/(\w+)\.lock", build)) == {service}
     assert "--require-hashes" in build
 
 
 def test_the_user_is_the_charts() -> None:
-    (user,) = re.findall(r"^USER (\d+):\1$", TEXT, re.M)
+    (user,) = re.findall(r"^USER (\d+):\1$", TEXT, re.MULTILINE)
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
     assert set(re.findall(r"(?:runAs\w+|fsGroup): (\d+)", helpers)) == {user}
 
@@ -48,7 +50,7 @@ def test_only_sources_reach_the_build() -> None:
     lines = (ROOT / ".containerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
-    copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", TEXT, re.M))
+    copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", TEXT, re.MULTILINE))
     assert {word.split("/")[0] for line in copied for word in line.split()} == {
         rule.removeprefix("!") for rule in rules[1:] if rule.startswith("!")
     }
