@@ -23,7 +23,7 @@ _COMMENTARY = ("", "COMMENT", "HISTORY")
 _SUM_NOTES = {"DATASUM": "KOA: data unit checksum", "CHECKSUM": "KOA: HDU checksum"}
 # END may have junk in its own card.  A block of NULs is a hole in a file whose pages
 # have not all arrived: the next END beyond it would be another HDU's.
-_CARDS = re.compile(rb"(?s:(?!END(?: {5}| {0,4}[^A-Z0-9_ -])|\0{2880}).{80})*+")
+_CARDS = re.compile(rb"(?s:(?!END(?: {5}| {0,4}[^A-Z0-9_ -])|\0{2880}).{80})*")
 _NUMBER = r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[EDed][+-]?[0-9]++)?"
 _STRING = r"'((?:[^']|'')*|.*?)'"  # the second choice is 'it's', a quote not doubled
 _FIELD = re.compile(rf"=? *+(?:{_STRING}|({_NUMBER})|([TF]?)) *+(?:/(.*))?", re.DOTALL)

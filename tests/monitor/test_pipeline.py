@@ -10,6 +10,7 @@ from koa_monitor.pipeline import (
     Ignored,
     Stat,
     announced_path,
+    canary_frame,
     file_written,
     frame_gaps,
     instrument_of,
@@ -18,6 +19,7 @@ from koa_monitor.pipeline import (
     refusal,
 )
 from koa_shared.contracts import Origin
+from koa_shared.fits import read_structure
 from koa_shared.ids import frame_id
 from koa_shared.instruments import Instrument, Source, load_instruments
 
@@ -159,3 +161,14 @@ def test_file_written() -> None:
     file = file_written(stat, ("KCWI", "kcwi_blue"), NOW, Origin.LIVE)
     assert (file.instrument, file.source, file.origin) == ("KCWI", "kcwi_blue", "live")
     assert file.frame_id == frame_id("/sdata1400/a.fits", 5, 7) == stat.frame_id
+
+
+def test_a_canary_is_good_fits() -> None:
+    found = read_structure(canary_frame("canary_1.fits", NOW + timedelta(seconds=9.08)))
+    [hdu] = found.hdus
+    assert (found.odd, hdu.bitpix, hdu.shape, hdu.data_start) == ({}, 16, (256, 256), 2880)
+    said = {key: hdu.header.get(key) for key in ("INSTRUME", "DATE-OBS", "UTC", "OFNAME")}
+    assert said == {
+        "INSTRUME": "CANARY", "DATE-OBS": "2025-12-08", "UTC": "00:00:09.080000",
+        "OFNAME": "canary_1.fits",
+    }  # fmt: skip

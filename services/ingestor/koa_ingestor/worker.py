@@ -138,11 +138,14 @@ class Worker:
         self.store.note(session, job, finding, status, failure)
 
     async def sweep(self, job: Job) -> None:
-        """Empty a frame's staging."""
-        bucket = self.config.staging_bucket
-        names = await self.objects.names(bucket, job.payload["prefix"])
-        await self.objects.remove(bucket, names)
-        await self.db.write(self.store.queue.finish, job)
+        """Empty a frame's staging; a canary leaves the archive, too."""
+        places = [(self.config.staging_bucket, job.payload["prefix"])]
+        if koaid := job.payload.get("koaid"):
+            home = archive_key((job.grp, 0, koaid, 1), "").removesuffix("v1/")
+            places.append((self.config.archive_bucket, home))
+        for bucket, prefix in places:
+            await self.objects.remove(bucket, await self.objects.names(bucket, prefix))
+        await self.db.write(self.store.swept, job)
 
     async def rebuild(self) -> None:
         """Enter what the archive holds and the catalogue lacks, once it is read back."""

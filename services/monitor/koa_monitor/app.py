@@ -112,17 +112,25 @@ class Monitor(service.Service):
             await asyncio.sleep(self.config.rescan_seconds)
             await self._rescan(*self.sources.values())
 
+    async def _canaries(self) -> None:
+        while self.config.canary_seconds:
+            try:
+                await self.worker.canary()
+            except (DependencyDown, OSError) as error:  # the next one tells whether it is over
+                logger.error("No canary was sent", why=str(error))
+            await asyncio.sleep(self.config.canary_seconds)
+
     async def start(self) -> None:
         """Note the sources before they speak."""
         await self.db.write(self.store.start_sources, list(self.sources))
         await self._rescan(*self.sources.values())
 
     def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """Return the loops beside the lanes: one for each source, and three more."""
+        """Return the loops beside the lanes: one for each source, and four more."""
         listen = [partial(keyword.run, self.hear) for keyword in self.keywords]
         circuit = self.circuits["ingestor"]
         send = partial(self.events.run, self.db, self.ingestor.tell, circuit)
-        return [send, self._report, self._rescans, *listen]
+        return [send, self._report, self._rescans, self._canaries, *listen]
 
     async def details(self) -> dict[str, Any]:
         """Tell the state of peers, sources and disks."""

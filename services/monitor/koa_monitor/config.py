@@ -16,3 +16,4 @@ class Config(ServiceConfig):
     path_map: str = Field("", title="Where announced paths are mounted: A=B[,A=B]")
     missing_seconds: float = Field(120, title="How long a missing file is waited for")
     rescan_seconds: float = Field(600, title="How often the data roots are compared")
+    canary_seconds: float = Field(0, ge=0, title="How often a canary frame is sent; 0 is never")

@@ -89,6 +89,18 @@ def instrument_of(instruments: Iterable[Instrument], path: str) -> Instrument | 
     return next((i for i in instruments if any(map(lies, i.roots))), None)
 
 
+def canary_frame(name: str, at: datetime) -> bytes:
+    """Return a FITS file of the CANARY, 256 x 256 pixels of 16 bits, taken at a UTC time."""
+    cards = {
+        "SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 256, "NAXIS2": 256,
+        "INSTRUME": "'CANARY'", "DATE-OBS": f"'{at:%Y-%m-%d}'", "UTC": f"'{at:%H:%M:%S.%f}'",
+        "OFNAME": f"'{name}'",
+    }  # fmt: skip
+    text = "".join(f"{keyword:8}= {value:>20}".ljust(80) for keyword, value in cards.items())
+    pixels = bytes(range(256)) * 512
+    return f"{text}END".ljust(2880).encode() + pixels.ljust(-(-len(pixels) // 2880) * 2880, b"\0")
+
+
 def frame_gaps(paths: Iterable[str]) -> list[str]:
     """Return the frame numbers that are missing, as `prefix0012-0014`, at most 100.
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import secrets
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -20,7 +22,16 @@ from koa_shared.jobs.workshop import Lane, Workshop
 
 from .config import Config
 from .metrics import MonitorMetrics
-from .pipeline import Ignored, Stat, announced_path, file_written, frame_gaps, is_wanted, look_again
+from .pipeline import (
+    Ignored,
+    Stat,
+    announced_path,
+    canary_frame,
+    file_written,
+    frame_gaps,
+    is_wanted,
+    look_again,
+)
 from .store import SETTLED, Broadcast, Store
 
 logger = structlog.get_logger("koa_monitor")
@@ -29,6 +40,7 @@ RESCAN_LIMIT = 300.0  # s; a whole data root over NFS
 # A directory untouched for two days before the look-back holds nothing new; files
 # rewritten in place do not touch it, so younger ones are read whole.
 OLD_DIRECTORY = timedelta(days=2)
+CANARY, CANARY_KEEP = "CANARY", 3600.0  # s; it takes two, or somebody wants to look at it
 
 
 @dataclass
@@ -135,6 +147,26 @@ class Worker:
         await self.db.write(self.store.rescanned, job, instrument.name, young)
         if not directory:
             self.inventories[instrument.name] = inventory(instrument.name, found, known)
+
+    async def canary(self) -> str:
+        """Write a frame of our own and take it on as if it were announced; return its id."""
+        now, root = utcnow(), self.instruments[CANARY].roots[0]
+        path = f"{root}/canary_{now:%Y%m%dT%H%M%S}_{secrets.token_hex(4)}.fits"
+
+        def write() -> Stat:
+            file = Path(self.disks.map.local(path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for old in file.parent.glob("canary_*.fits"):
+                if old.stat().st_mtime < time.time() - CANARY_KEEP:
+                    old.unlink(missing_ok=True)
+            file.write_bytes(canary_frame(file.name, now))
+            seen = file.stat()
+            return Stat(path, seen.st_size, seen.st_mtime_ns)
+
+        stat = await self.disks.run(path, CANARY, write)
+        file = file_written(stat, (CANARY, "canary"), utcnow(), Origin.CANARY)
+        await self.db.write(self.store.accept, file, logs.new_trace())
+        return file.frame_id
 
     def _walk(
         self, instrument: Instrument, root: str, since: datetime, *, flat: bool

@@ -290,6 +290,7 @@ class Store:
     def resend(self, session: Session, since: datetime) -> int:
         """Hand over again what was prepared since then; the ingestor knows its own."""
         sent = select(File).where(File.status == Status.TRANSFERRED, File.detected >= since)
+        sent = sent.where(File.origin != Origin.CANARY)  # it removes these
         rows = session.exec(sent).all()
         for row in rows:
             self._enqueue(session, row, "handover", later=BACKLOG)

@@ -1,7 +1,9 @@
 """What `koa` can do: the public methods are its commands, their docstrings the help."""
 
+import asyncio
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -13,7 +15,7 @@ from typer import Option
 from ..client import Client, Ingestor, Monitor, PeerRefused, Preparer
 from ..config import PeerUrl, Settings
 from ..contracts import FrameView, Status, Submission, Submitted, utcnow
-from ..errors import DependencyDown, NotFound
+from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
 from .why import sentence, unknown
 
@@ -84,6 +86,19 @@ class Koa:
     async def sources(self) -> Any:
         """List the keyword sources and their state."""
         return await self._monitor.json("GET", "/v1/sources")
+
+    async def canary(self, seconds: float = 60.0) -> FrameView:
+        """Send a frame of our own through the system; exit code 1 if it takes longer."""
+        sent = await self._monitor.call(Submitted, "POST", "/v1/canary")
+        until, frame = utcnow() + timedelta(seconds=seconds), None
+        while utcnow() < until:
+            with suppress(DependencyDown):  # it is not known yet: 404
+                frame = await self.ingestor.call(FrameView, "GET", f"/v1/frames/{sent.frame_id}")
+            if frame and frame.status is Status.COMPLETE:
+                return frame
+            await asyncio.sleep(0.1)
+        told = await self.why(str(sent.frame_id))
+        raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
 
     async def parked(self) -> Any:
         """List the frames that wait for an operator, in whatever service."""

@@ -297,6 +297,7 @@ def main() -> int:
         dev=env.get("DEV", "1") != "0",
         db=env.get("DB", ""),
         s3=env.get("S3", ""),
+        env={"KOA_CANARY_SECONDS": env.get("KOA_CANARY_SECONDS", "60")},
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with contextlib.suppress(KeyboardInterrupt), stack.running():

@@ -13,6 +13,7 @@ from koa_shared.contracts import (
     EventBatch,
     FilePrepared,
     Finding,
+    Origin,
     Program,
     Service,
     Status,
@@ -112,6 +113,8 @@ class Store(Reads):
     def publish(self, session: Session, frame: Frame) -> None:
         """Put a frame's change into the stream, in the order of commits."""
         session.add(frame)
+        if frame.origin == Origin.CANARY:
+            return
         session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=utcnow()))
         session.flush()
         after_commit(session, self._published)
@@ -263,7 +266,17 @@ class Store(Reads):
         """Empty this frame's staging after `delay` seconds (design 5)."""
         key = f"{prepared.frame_id}:{prepared.generation}"
         payload = {"prefix": key.replace(":", "/") + "/"}
+        if prepared.origin == Origin.CANARY:
+            payload["koaid"] = prepared.koaid
         self.queue.put(session, NewJob("sweep", key, prepared.instrument, payload, delay=delay))
+
+    def swept(self, session: Session, job: Job) -> None:
+        """Staging is empty; of a canary nothing is left."""
+        self.queue.finish(session, job)
+        if "koaid" in job.payload:
+            frame_id = job.key.rsplit(":", 1)[0]
+            for table in (Frame, Version, Prepared, EventSeen):
+                session.execute(delete(table).where(col(table.frame_id) == frame_id))
 
     def trim_stream(self, session: Session, before: datetime) -> None:
         """Forget stream entries that are too old to resume from, but not the last id."""

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, tuple_
 from sqlmodel import Session, col, select
 
-from koa_shared.contracts import Status, utcnow
+from koa_shared.contracts import Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
@@ -48,6 +48,8 @@ class Reads:
         equal = {COLUMNS.get(k, k): value for k, value in filters.items() if value is not None}
         since, limit = equal.pop("since", None), equal.pop("limit", 100)
         query = select(Frame).filter_by(**equal)
+        if "origin" not in equal:
+            query = query.where(col(Frame.origin) != Origin.CANARY)
         if since:
             query = query.where(col(Frame.acquired) >= since)
         if equal.keys() - OPEN and not caller.sees_all:
@@ -88,6 +90,7 @@ class Reads:
         by = (col(Frame.instrument), col(Frame.status))
         counts: dict[str, dict[str, int]] = {}
         found = select(*by, func.count()).where(Frame.night == date).group_by(*by)
+        found = found.where(col(Frame.origin) != Origin.CANARY)
         for instrument, status, count in session.exec(found):
             counts.setdefault(instrument, {})[status] = count
         seen = session.exec(select(NightSeen).filter_by(night=date))
