@@ -19,6 +19,7 @@
 {{- end -}}
 {{- if eq $name "monitor" -}}
 {{- $_ := set $made "KOA_PREPARER_URL" (include "koa.url" (list $root "preparer")) -}}
+{{- $_ := set $made "KOA_CANARY_SECONDS" (ternary $root.Values.canary.everySeconds 0 $root.Values.canary.enabled) -}}
 {{- else -}}
 {{- $made = merge $made (dict
   "KOA_S3_ENDPOINT" (include "koa.s3" $root)

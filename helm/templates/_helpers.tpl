@@ -126,7 +126,7 @@ volumeMounts:
 
 {{/* Not empty when there are added or changed instruments. */}}
 {{- define "koa.instruments" -}}
-{{- if or .Values.instruments.existingConfigMap .Values.instruments.files .Values.canary.enabled }}yes{{ end }}
+{{- if or .Values.instruments.existingConfigMap .Values.instruments.files }}yes{{ end }}
 {{- end }}
 
 {{/* KOA_SCHEDULE. */}}

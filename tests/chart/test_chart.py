@@ -3,21 +3,19 @@
 import importlib
 import json
 import re
-import runpy
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from typer import testing as runner
 
-from koa_preparer.pipeline.instruments import open_instruments
-from koa_preparer.rules import View, identify
+from koa_shared.cli.__main__ import main
+from koa_shared.cli.koa import Peers
 from koa_shared.config import PathMap, ServiceConfig
-from koa_shared.fits import read_structure
+from koa_shared.instruments import load_instruments
 from koa_shared.jobs.workshop import STOP_SECONDS
 from koa_shared.web import health
 from tests.chart.conftest import CHART, EXAMPLES, KUBERNETES, Object, Render, helm, named, template
@@ -44,7 +42,7 @@ SWITCHES: dict[str, Object] = {
     "ingress": {"ingress": {"enabled": True, "host": "koa.example", "annotations": {}}},
     "monitoring": {"monitoring": MONITORING},
     "data": {
-        "instruments": {"files": {"OWL.toml": 'name = "OWL"\n'}, "existingConfigMap": "more"},
+        "instruments": {"files": {"OWL.toml": 'name = "OWL"\n'}},
         "keywordTables": {"files": {"KOA_OWL_Keyword_Table.txt": "a\tb\n"}},
         "schedule": {"toml": "[[night]]\n"},
     },
@@ -62,7 +60,6 @@ EVERY: list[tuple[str, Object]] = [(name, {}) for name in EXAMPLES] + [
     ("trial", more) for more in SWITCHES.values()
 ]
 EVERY_ID = [*EXAMPLES, *SWITCHES]
-canary = SimpleNamespace(**runpy.run_path(str(CHART / "files" / "canary.py")))
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject"}
 
 
@@ -263,30 +260,29 @@ def test_nobody_writes_to_the_instruments_disks(render: Render) -> None:
             assert all(v["persistentVolumeClaim"]["readOnly"] for v in raw.values())
 
 
-def test_the_canary_writes_where_it_is_seen(render: Render) -> None:
+def test_the_canary_is_written_where_it_is_read(render: Render) -> None:
     more = {"services": {"preparer": {"settings": {"KOA_PATH_MAP": "/s=/mnt/s"}}}}
     found = pods(render("trial", values=more))
-    seen = {
-        (name, volume["persistentVolumeClaim"]["claimName"])
-        for name in ("koa-monitor", "koa-preparer", "koa-canary")
-        for volume in found[name]["volumes"]
-        if volume["name"] in ("canary", "frames") and "persistentVolumeClaim" in volume
-    }
-    assert {claim for _, claim in seen} == {"koa-canary"}
-    assert len(seen) == 3
-    maps = [variables(found[f"koa-{name}"])["KOA_PATH_MAP"] for name in ("monitor", "preparer")]
-    assert maps == [f"/s={s},{canary.ANNOUNCED}=/canary" for s in ("/s", "/mnt/s")]
-    assert PathMap(maps[0]).local(f"{canary.ANNOUNCED}/x.fits") == "/canary/x.fits"
-    assert PathMap(maps[0]).local("/s/sdata700/x.fits") == "/s/sdata700/x.fits"
+    root = load_instruments(None)["CANARY"].roots[0]
+    for name, s, read_only in (("koa-monitor", "/s", False), ("koa-preparer", "/mnt/s", True)):
+        (volume,) = (v for v in found[name]["volumes"] if v["name"] == "canary")
+        assert volume["persistentVolumeClaim"] == {"claimName": "koa-canary"}
+        mounts = found[name]["containers"][0]["volumeMounts"]
+        assert {"name": "canary", "mountPath": "/canary", "readOnly": read_only} in mounts
+        paths = PathMap(variables(found[name])["KOA_PATH_MAP"])
+        assert paths.local(f"{root}/x.fits") == "/canary/x.fits"
+        assert paths.local("/s/sdata700/x.fits") == f"{s}/sdata700/x.fits"
+    off = pods(render("trial", values={"canary": {"enabled": False}}))
+    assert "canary" not in json.dumps(off)
+    assert variables(off["koa-monitor"])["KOA_CANARY_SECONDS"] == "0"
 
 
-def test_the_canary_is_a_frame_of_its_instrument() -> None:
-    at = datetime(2026, 11, 23, 10, 25, 7, 123456, tzinfo=UTC)
-    instruments, _ = open_instruments(CHART / "files", None)
-    hdus = read_structure(canary.frame(at, "canary1")).hdus
-    path = f"{canary.ANNOUNCED}/canary1.fits"
-    identity = identify(View(hdus, path, at, instruments["CANARY"]))
-    assert (identity.koaid, identity.notes) == ("ZZ.20261123.37507.12", ())
+def test_the_test_is_the_command_line(render: Render) -> None:
+    (container,) = pods(render("summit"))["koa-canary"]["containers"]
+    names = {variable["name"] for variable in container["env"]}
+    assert names == {f"KOA_{field}".upper() for field in Peers.model_fields}
+    asked = runner.CliRunner().invoke(main, [*container["command"][1:], "--help"])
+    assert (container["command"][0], asked.exit_code) == ("koa", 0)
 
 
 # -- the network ------------------------------------------------------------------------
