@@ -1,9 +1,12 @@
 """What the chart renders: valid, safe, and in step with the services."""
 
+import base64
 import importlib
 import json
 import re
 import shutil
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from koa_shared.cli.koa import Peers
 from koa_shared.config import PathMap, ServiceConfig
 from koa_shared.instruments import load_instruments
 from koa_shared.jobs.workshop import STOP_SECONDS
-from koa_shared.web import health
+from koa_shared.web import Tokens, health
 from tests.chart.conftest import CHART, EXAMPLES, KUBERNETES, Object, Render, helm, named, template
 
 SERVICES = ("monitor", "preparer", "ingestor")
@@ -290,9 +293,8 @@ def test_the_test_is_the_command_line(render: Render) -> None:
 
 def test_policies_are_the_arrows_of_the_flow(render: Render) -> None:
     """Design 2, and nothing else; both ends of an arrow agree."""
-    policies = named(
-        render("trial", values={"networkPolicy": {"enabled": True}} | POSTGRES), "NetworkPolicy"
-    )
+    objects = render("trial", values={"networkPolicy": {"enabled": True}} | POSTGRES)
+    policies = named(objects, "NetworkPolicy")
     into, out = set(), set()
     for name, policy in policies.items():
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -306,6 +308,8 @@ def test_policies_are_the_arrows_of_the_flow(render: Render) -> None:
         ("canary", "monitor", 8001), ("canary", "ingestor", 8003),
     }  # fmt: skip
     assert into == out == flow
+    ports = {name: s["spec"]["ports"][0]["port"] for name, s in named(objects, "Service").items()}
+    assert ports == {peer: port for _, peer, port in flow}
     assert set(policies) == {*SERVICES, "minio", "migrate", "canary"}
 
 
@@ -337,6 +341,38 @@ def test_outside_is_what_the_values_say(render: Render) -> None:
     assert [rule for rule in egress if "ipBlock" in str(rule)] == [
         {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 444, "protocol": "TCP"}]}
     ]
+
+
+# -- secrets that the chart makes -------------------------------------------------------
+
+
+def made(objects: list[Object], name: str) -> dict[str, str]:
+    """Return a secret's content in clear."""
+    data = named(objects, "Secret")[name]["data"]
+    return {key: base64.b64decode(text).decode() for key, text in data.items()}
+
+
+def test_the_certificate_is_for_every_name(render: Render, tmp_path: Path) -> None:
+    for key, text in made(render("trial"), "tls").items():
+        (tmp_path / key).write_text(text)
+    for service in (*SERVICES, "minio"):
+        for name in (f"koa-{service}", f"koa-{service}.koa.svc", "localhost"):
+            subprocess.run(
+                ["openssl", "verify", "-CAfile", "ca.crt", "-verify_hostname", name, "tls.crt"],
+                cwd=tmp_path, check=True, capture_output=True,
+            )  # fmt: skip
+    ssl.create_default_context(cafile=tmp_path / "ca.crt").load_cert_chain(
+        tmp_path / "tls.crt", tmp_path / "tls.key"
+    )
+
+
+def test_the_tokens_are_those_the_services_accept(render: Render, tmp_path: Path) -> None:
+    tokens = made(render("trial"), "tokens")
+    (tmp_path / "tokens.toml").write_text(tokens.pop("tokens.toml"))
+    accepted = Tokens(tmp_path / "tokens.toml", dev=False)
+    for role, token in tokens.items():
+        assert accepted.find(f"Bearer {token}", "10.0.0.1").role == role
+    assert set(tokens) == {"producer", "operator", "observer"}
 
 
 # -- values -----------------------------------------------------------------------------
