@@ -25,6 +25,16 @@ KUBERNETES = ("1.35", "1.36", "1.37")
 Object = dict[str, Any]
 Render = Callable[..., list[Object]]
 
+SERVICES = ("monitor", "preparer", "ingestor")
+POSTGRES: Object = {"database": {"existingSecret": "db", "caSecret": "db-ca"}}
+DATA: Object = {
+    "instruments": {"files": {"OWL.toml": 'name = "OWL"\n'}},
+    "keywordTables": {"files": {"KOA_OWL_Keyword_Table.txt": "a\tb\n"}},
+    "schedule": {"toml": "[[night]]\n"},
+}
+SCALED: Object = {"enabled": True}
+MONITORING = {key: {"enabled": True} for key in ("serviceMonitor", "prometheusRule", "dashboards")}
+
 
 @cache
 def helm_binary() -> Path:
@@ -91,3 +101,34 @@ def named(objects: list[Object], kind: str) -> dict[str, Object]:
         for item in objects
         if item["kind"] == kind
     }
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Return the spec of every pod, by the name of what makes it."""
+    found = {}
+    for item in objects:
+        spec = item.get("spec", {})
+        if item["kind"] == "Pod":
+            found[item["metadata"]["name"]] = spec
+        elif "template" in spec:
+            found[item["metadata"]["name"]] = spec["template"]["spec"]
+    return found
+
+
+def references(volume: Object) -> list[tuple[str, str]]:
+    """Return what a volume takes its files from."""
+    match volume:
+        case {"secret": {"secretName": name}}:
+            return [("Secret", name)]
+        case {"configMap": {"name": name}}:
+            return [("ConfigMap", name)]
+        case {"persistentVolumeClaim": {"claimName": name}}:
+            return [("PersistentVolumeClaim", name)]
+        case {"projected": {"sources": sources}}:
+            return [("ConfigMap", source["configMap"]["name"]) for source in sources]
+        case _:
+            return []
+
+
+def variables(spec: Object) -> dict[str, str]:
+    return {v["name"]: v.get("value", "from a secret") for v in spec["containers"][0]["env"]}
