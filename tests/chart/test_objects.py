@@ -145,10 +145,13 @@ def test_alerts_and_dashboards_are_those_of_the_files(render: Render, tmp_path: 
     groups = {"groups": [{"name": "g", "interval": "30s", "rules": [rule]}]}
     for folder in ("alerts", "dashboards"):
         (chart / folder).mkdir()
-    (chart / "alerts" / "flow.yaml").write_text(yaml.safe_dump(groups))
+    for name in ("flow", "monitor", "ingestor"):
+        (chart / "alerts" / f"{name}.yaml").write_text(yaml.safe_dump(groups))
     (chart / "dashboards" / "Flow.json").write_text('{"title": "{{ instrument }}"}\n')
     full = render("trial", chart=chart, values={"monitoring": MONITORING})
     assert named(full, "PrometheusRule")["flow"]["spec"] == groups
+    summit = named(render("summit", chart=chart), "PrometheusRule")
+    assert set(summit) == {"flow", "monitor"}  # it never had an ingestor
     board = named(full, "ConfigMap")["dashboard-flow"]
     assert board["data"] == {"Flow.json": '{"title": "{{ instrument }}"}\n'}
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
