@@ -3,12 +3,18 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 ARGS ?=
+# Of the images: what builds them, the base, the names koa-<service>.
+BUILD ?= podman build
+BASE ?= docker.io/library/python:3.11-slim-bookworm
+REGISTRY ?= localhost
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run observe test check chaos format bench lock audit clean
+.PHONY: help venv run observe test check chaos format bench images images-test lock audit clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make .venv from requirements/dev.lock (done by the others as needed)
 
@@ -28,7 +34,7 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check
@@ -49,8 +55,19 @@ format: $(STAMP) ## Format the code, apply the lint's safe fixes, write what is 
 bench: $(STAMP) ## Measure latency and rates beside a serial script (design 9)
 	$(PY) -m pytest tests/bench -s --timeout 1200 $(ARGS)
 
+images: ## Build the three images; BUILD= BASE= REGISTRY= TAG=
+	for service in monitor preparer ingestor; do \
+		$(BUILD) --build-arg BASE=$(BASE) --build-arg VERSION=$(TAG) \
+			--build-arg REVISION=$(REVISION) --target $$service \
+			--tag $(REGISTRY)/koa-$$service:$(TAG) . || exit 1; \
+	done
+
+images-test: $(STAMP) ## Build them on a small Debian and play the chart's pods (root, podman)
+	$(PY) -m pytest tests/images/test_build.py -s --timeout 1200 $(ARGS)
+	unshare --net $(PY) -m pytest tests/images/test_play.py -s --timeout 600 $(ARGS)
+
 lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
-	for extra in monitor preparer ingestor dev; do \
+	for extra in monitor preparer ingestor build dev; do \
 		$(PY) -m uv pip compile pyproject.toml --quiet --extra $$extra --generate-hashes \
 			--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 			--python-version 3.11 $(ARGS) --output-file requirements/$$extra.lock || exit 1; \

@@ -73,6 +73,8 @@ class ServiceConfig(Settings):
     tokens_file: Path | None = Field(None, title="Tokens that this service accepts")
     token_file: Path | None = Field(None, title="The token this service presents")
     ca_file: Path | None = Field(None, title="Certificates of peers and S3")
+    tls_cert_file: Path | None = Field(None, title="Certificate to serve https with")
+    tls_key_file: Path | None = Field(None, title="Its key")
     var: Path = Field(Path("var"), title="Directory of the state kept on disk")
     dev: bool = Field(default=False, title="Loopback callers are operators")
     lease_seconds: float = Field(60, ge=1, title="A silent worker loses its job after that")
@@ -87,6 +89,8 @@ class ServiceConfig(Settings):
             raise ValueError("KOA_DEV=1 listens on loopback addresses only")
         if not self.dev and self.tokens_file is None:
             raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("KOA_TLS_CERT_FILE and KOA_TLS_KEY_FILE are given together")
         return self
 
     def database(self, service: str) -> str:
@@ -117,5 +121,5 @@ class S3Config(Settings):
     @model_validator(mode="before")
     @classmethod
     def _read_secrets(cls, values: dict[str, Any]) -> dict[str, Any]:
-        files = {k.removesuffix("_file"): v for k, v in values.items() if k.endswith("_key_file")}
+        files = {key: values.get(f"{key}_file") for key in ("s3_access_key", "s3_secret_key")}
         return {k: Path(v).read_text().strip() for k, v in files.items() if v} | values

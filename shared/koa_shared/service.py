@@ -185,4 +185,5 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")
     with _starting(make.name):
         app = create(make, router, config)
-    uvicorn.run(app, host=config.host, port=config.port, **DOOR)
+    tls: dict[str, Any] = {"ssl_certfile": config.tls_cert_file, "ssl_keyfile": config.tls_key_file}
+    uvicorn.run(app, host=config.host, port=config.port, **DOOR, **tls)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
+from koa_shared.cli.koa import Peers
+
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "docs" / "operations.md"
 WRITTEN = ("README.md", "Makefile", "Containerfile", "docs", "helm")
@@ -26,6 +28,7 @@ def names_in(path: Path) -> set[str]:
 def test_every_name_written_is_a_setting() -> None:
     known = {"KOA_FAULT"}  # of tests alone, never read as a setting (koa_shared.faults)
     known |= settings("monitor") | settings("preparer") | settings("ingestor")
+    known |= {f"KOA_{field}".upper() for field in Peers.model_fields}  # of the command line
     tops = [ROOT / top for top in WRITTEN]
     files = [f for top in tops for f in (top, *top.rglob("*")) if f.is_file()]
     unknown = {str(f.relative_to(ROOT)): names_in(f) - known for f in files}

@@ -12,7 +12,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-LOCKS = ("monitor", "preparer", "ingestor", "dev")
+LOCKS = ("monitor", "preparer", "ingestor", "build", "dev")
 
 
 def text_of(lock: str) -> str:
