@@ -13,9 +13,9 @@ FILES = sorted(
     if "migrations" not in f.parts
 )
 MAX_FILE, MAX_FUNCTION = 400, 50
-# All lines count.  The product is larger than design 3 allows (7,000): until it is cut this
-# ceiling holds it where it is.
-AIM, MAX_PRODUCT = 7000, 9500
+# All lines count.  Design 3 allows 7,000: what is promised takes more (docs/development.md).
+# This ceiling holds the product where it is.
+AIM, MAX_PRODUCT = 7000, 10_450
 NO_PRODUCT = {"testing", "simulator", "migrations"}
 
 

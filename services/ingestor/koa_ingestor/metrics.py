@@ -41,6 +41,14 @@ class IngestorMetrics(Metrics):
         self.frames_parked = self.gauge(
             "koa_frames_parked", "Frames that wait for an operator", "instrument"
         )
+        self.mismatches = self.gauge(
+            "koa_scrub_mismatches", "Archived objects that are marked damaged", "instrument"
+        )
+        self.scrubbed = self.counter("koa_scrub_objects_total", "Archived objects read again", "")
+        self.scrubbed_bytes = self.counter("koa_scrub_bytes_total", "Bytes of them", "")
+        self.unscrubbed = self.gauge(
+            "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
+        )
 
     def measured(self, waiting: list[Any], parked: list[str]) -> None:
         """Tell what the catalogue says now, and nothing of what it said before."""
@@ -50,15 +58,6 @@ class IngestorMetrics(Metrics):
         self.frames_parked.clear()
         for instrument in parked:
             self.frames_parked.labels(instrument).inc()
-
-        self.mismatches = self.gauge(
-            "koa_scrub_mismatches", "Archived objects that are marked damaged", "instrument"
-        )
-        self.scrubbed = self.counter("koa_scrub_objects_total", "Archived objects read again", "")
-        self.scrubbed_bytes = self.counter("koa_scrub_bytes_total", "Bytes of them", "")
-        self.unscrubbed = self.gauge(
-            "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
-        )
 
     def scrubbing(self, oldest: datetime | None, damaged: list[str]) -> None:
         """Tell the state of the scrub, also where another replica does it."""
