@@ -157,11 +157,9 @@ class Night:
 
     def start(self, service: str, stack: Stack, fault: str = "", **env: str) -> None:
         """Start a service, with a planted fault if one is named."""
-        kept = stack.env
         planned = {"KOA_FAULT": f"{self.visits},{fault}"} if fault else {}
-        stack.env = kept | env | planned
-        stack.start(service)
-        stack.env = kept
+        # A stack of its own for this start: others may start services at the same time.
+        replace(stack, env=stack.env | env | planned).start(service)
 
     def restart(self, service: str, stack: Stack, fault: str = "", **env: str) -> None:
         """Kill a service and start it again."""
