@@ -226,6 +226,17 @@ def test_retry_asks_the_service_that_has_the_frame(
     assert desk.asked[-1] == (f"POST /{service}/v1/frames/{ID}/retry", {"why": "mended"})
 
 
+def test_why_tells_an_observer_what_the_frame_tells(desk: Desk) -> None:
+    """What holds frames back is for operators; that it is, holds nothing back."""
+    desk.knows(frame(Status.PROCESSING))
+    desk.refuses("GET /preparer/readyz", 403, "forbidden")
+    why = answer(desk.env, "why", ID)["why"]
+    assert "PROCESSING" in why
+    assert "held back" not in why
+    desk.refuses("GET /preparer/readyz", 503, "dependency_down")
+    assert "held back because" in answer(desk.env, "why", ID)["why"]
+
+
 def test_release_and_reprocess_send_only_what_was_given(desk: Desk) -> None:
     desk.knows(frame(Status.ERROR))
     desk.takes("preparer", "release")

@@ -231,8 +231,8 @@ class Koa:
         """Return what holds a waiting frame back: what is down, or a pause."""
         try:
             state = await peer.json("GET", "/readyz", verbose="")
-        except DependencyDown as down:
-            return [str(down)]
+        except DependencyDown as down:  # an observer is not told
+            return [] if getattr(down, "status", 0) in (401, 403) else [str(down)]
         found = [f"{k} is down ({v})" for k, v in state["circuits"].items() if v != "closed"]
         if instrument in (held := state.get("held", {})):
             found.append(f"{instrument} is paused {held[instrument]} (`koa resume {instrument}`)")
