@@ -103,7 +103,7 @@ def stop_past_the_lease(night: Night) -> int:
             count += stopped
             if not stopped:
                 night.notes.append(f"{service} did not come to {point}")
-            time.sleep(6)  # twice the lease
+            time.sleep(11)  # the lease, and the five seconds after which a replica looks
         night.signal(service, stack, signal.SIGCONT)
         time.sleep(1)
     night.fresh()
