@@ -69,7 +69,7 @@ class Disks:
         pool = self._pools.setdefault(disk, ThreadPoolExecutor(THREADS, disk))
 
         def call() -> T:
-            with faults.around("disk", function.__name__):
+            with faults.around("disk", function):
                 return function()
 
         work = pool.submit(call)
