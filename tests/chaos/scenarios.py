@@ -97,8 +97,10 @@ def stop_past_the_lease(night: Night) -> int:
         ("preparer", "peer:before//v1/frames"), ("preparer", "peer:after//v1/frames"),
         ("monitor", "peer:after//v1/files"), ("monitor", "commit:before/accept"),
     )  # fmt: skip
-    count = 0
+    count, until = 0, time.monotonic() + SWEEP_SECONDS
     for service, point in night.chance.sample(points, len(points)):
+        if time.monotonic() > until:
+            break
         stack = night.chance.choice(night.stacks)
         night.restart(service, stack, f"{point}:2=stop")
         with night.exposing(rate=6):
