@@ -184,7 +184,7 @@ class Database:
         def transaction() -> T:
             with Session(engine, expire_on_commit=False) as session:
                 result = call(session)
-                with faults.around("commit", call.args[0].__name__):
+                with faults.around("commit", call.args[0]):
                     session.commit()
                 # From here, as whoever waits for the result may be cancelled.
                 for told in session.info.get("after_commit", ()):

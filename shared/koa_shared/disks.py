@@ -91,11 +91,11 @@ class Disks:
         disk = f"disk:{mount[0] if mount else '/'}"
         self._groups[disk].add(group)
         pool = self._pools.setdefault(disk, ThreadPoolExecutor(THREADS, disk))
-        pulse.patience, name = min(limit, SILENT), getattr(function, "__name__", "call")
+        pulse.patience = min(limit, SILENT)
 
         def begin() -> T:
             pulse.beat()
-            with faults.around("disk", name):
+            with faults.around("disk", function):
                 return function()
 
         work = pool.submit(begin)

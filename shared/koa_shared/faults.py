@@ -22,8 +22,8 @@ _visits = Counter[str]()
 
 
 @contextmanager
-def around(call: str, detail: str) -> Iterator[None]:
-    """Pass the two points of a call."""
+def around(call: str, detail: object) -> Iterator[None]:
+    """Pass the two points of a call; `detail` is a function, or says what is called."""
     if PLAN:
         _visit(f"{call}:before", detail)
     yield
@@ -31,8 +31,9 @@ def around(call: str, detail: str) -> Iterator[None]:
         _visit(f"{call}:after", detail)
 
 
-def _visit(point: str, detail: str) -> None:
+def _visit(point: str, what: object) -> None:
     file, _, planned = PLAN.partition(",")
+    detail = getattr(what, "__name__", what)
     with Path(file).open("ab", buffering=0) as visits:
         visits.write(f"{Path(sys.argv[0]).name} {point} {detail}\n".encode())
     where, _, action = planned.partition("=")

@@ -80,7 +80,7 @@ class ObjectStore:
     async def _call(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         def call() -> T:
             try:
-                with faults.around("s3", function.__name__):
+                with faults.around("s3", function):
                     return function(*args, **kwargs)
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):

@@ -18,6 +18,7 @@ from .night import Night, Shot, now, wait
 
 # That a point is waited for, times the replicas; some are passed only now and then.
 UNREACHED_SECONDS = 7.0
+TRIES = 3  # of a point
 OFTEN = 60  # visits of a point that is passed again and again
 SWEEP_SECONDS = float(os.environ.get("KOA_CHAOS_SWEEP") or 420)
 
@@ -40,7 +41,8 @@ def kill_at_every_point(night: Night, seconds: float = SWEEP_SECONDS) -> int:
 
     def sweep(service: str, chance: random.Random) -> None:
         points = [(point, detail) for s, point, detail in passed if s == service]
-        for point, detail in chance.sample(points, len(points)):
+        tried = chance.sample(points, len(points))
+        for point, detail in tried:  # which grows by what was not passed this time
             if time.monotonic() > until:
                 return
             stack, at = chance.choice(night.stacks), f"{point}/{detail}"
@@ -48,6 +50,8 @@ def kill_at_every_point(night: Night, seconds: float = SWEEP_SECONDS) -> int:
             night.restart(service, stack, f"{at}:{chance.randint(1, 3 if often else 1)}=kill")
             died = night.died(service, stack, UNREACHED_SECONDS * night.replicas)
             (killed if died else missed).append(f"{service} {at}")
+            if not died and missed.count(f"{service} {at}") < TRIES:
+                tried.append((point, detail))
             if len(night.stacks) > 1 or not died:
                 night.restart(service, stack)
 
@@ -93,8 +97,10 @@ def stop_past_the_lease(night: Night) -> int:
         ("preparer", "peer:before//v1/frames"), ("preparer", "peer:after//v1/frames"),
         ("monitor", "peer:after//v1/files"), ("monitor", "commit:before/accept"),
     )  # fmt: skip
-    count = 0
+    count, until = 0, time.monotonic() + SWEEP_SECONDS
     for service, point in night.chance.sample(points, len(points)):
+        if time.monotonic() > until:
+            break
         stack = night.chance.choice(night.stacks)
         night.restart(service, stack, f"{point}:2=stop")
         with night.exposing(rate=6):
@@ -103,7 +109,7 @@ def stop_past_the_lease(night: Night) -> int:
             count += stopped
             if not stopped:
                 night.notes.append(f"{service} did not come to {point}")
-            time.sleep(6)  # twice the lease
+            time.sleep(11)  # the lease, and the five seconds after which a replica looks
         night.signal(service, stack, signal.SIGCONT)
         time.sleep(1)
     night.fresh()

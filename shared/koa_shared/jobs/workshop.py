@@ -118,7 +118,7 @@ class Workshop:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._alike = alike  # frames that fail alike park their group
         self._lanes: dict[str, Lane] = {}
-        self._held_until: dict[int, float] = {}
+        self._held_until: dict[tuple[int, int], float] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
         # A replica that died left jobs in PostgreSQL, and told nobody; SQLite is ours alone.
@@ -245,7 +245,7 @@ class Workshop:
     async def _work(self, lane: Lane, job: Job) -> None:
         service = self.metrics.service
         logs.bind(service, job.trace, key=job.key)
-        self._held_until[job.id] = time.monotonic() + self.queue.lease
+        self._held_until[job.id, job.token] = time.monotonic() + self.queue.lease
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
         try:
@@ -260,7 +260,7 @@ class Workshop:
                 raise
         finally:
             keeper.cancel()
-            del self._held_until[job.id]
+            del self._held_until[job.id, job.token]
             self.metrics.attempts.labels(service, lane.queue, outcome).inc()
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:
@@ -342,11 +342,11 @@ class Workshop:
             asked = time.monotonic()
             with contextlib.suppress(DependencyDown, LeaseLost):
                 await self.db.write(self.queue.renew, job)
-                self._held_until[job.id] = asked + self.queue.lease
+                self._held_until[job.id, job.token] = asked + self.queue.lease
 
     def insist(self, job: Job) -> None:
         """Raise LeaseLost if this process stood still for so long that another may have it."""
-        if not self.db.is_sqlite and time.monotonic() > self._held_until[job.id]:
+        if not self.db.is_sqlite and time.monotonic() > self._held_until[job.id, job.token]:
             raise LeaseLost
 
     async def _measure(self) -> None:
