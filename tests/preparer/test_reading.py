@@ -17,6 +17,7 @@ from koa_shared.contracts import utcnow
 from koa_shared.disks import Pulse
 from koa_shared.errors import FrameFault, NotYet
 from koa_shared.fits import edit_header, read_structure
+from koa_shared.objects import ObjectMissing
 
 KOAID = "NR.20190615.12571.36"
 
@@ -39,6 +40,8 @@ class Archive:
         return [key for key in self.objects if key.startswith(prefix)]
 
     async def get(self, bucket: str, key: str) -> bytes:
+        if key not in self.objects:
+            raise ObjectMissing(key)
         return self.objects[key]
 
 
@@ -86,6 +89,24 @@ async def test_the_same_bytes_come_from_the_disk_or_the_archive(
         assert (found.data, found.mtime_ns, len(found.structure.hdus)) == (raw, 5, 1)
     with pytest.raises(RawGone):
         await reader.read(row_of(make_file({"OBJECT": "three"})), None)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"nonsense" * 720, 0, 100])
+async def test_a_damaged_version_does_not_hide_a_good_one(
+    reader: Any, archive: Archive, make_file: Any, damage: Any
+) -> None:
+    raw = make_file({"OBJECT": "one"})
+    archive.keep(1, raw)
+    archive.keep(2, raw)
+    key = f"NIRES/20190615/lev0/{KOAID}/v1/{KOAID}.fits"
+    if damage is None:
+        del archive.objects[key]
+    elif isinstance(damage, bytes):
+        archive.objects[key] = damage
+    else:
+        good = archive.objects[key]
+        archive.objects[key] = good[:damage] + b"\0" + good[damage + 1 :]
+    assert (await reader.read(row_of(raw), None)).data == raw
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:

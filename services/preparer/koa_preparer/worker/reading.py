@@ -103,7 +103,7 @@ class Reader:
         prefix = f"{row.instrument}/{koaid.split('.')[1]}/lev{row.level}/{koaid}/"
         for key in await self.objects.names(bucket, prefix):
             if key.endswith(".raw_header"):
-                with suppress(ObjectMissing, fits.Incomplete):  # another version may be whole
+                with suppress(ObjectMissing, fits.FitsError):  # another version may be whole
                     header = await self.objects.get(bucket, key)
                     file = await self.objects.get(bucket, f"{key.removesuffix('raw_header')}fits")
                     start = fits.read_structure(file).hdus[0].data_start
