@@ -220,11 +220,11 @@ def test_migrate_twice_keeps_what_is_there(database: OpenDatabase) -> None:
     db = database("preparer", schema=False)
     db.migrate()
     with db.engine.begin() as connection:
-        connection.execute(text("INSERT INTO paused (instrument) VALUES ('KCWI')"))
+        connection.execute(text("INSERT INTO outbox (id) VALUES (7)"))
     db.migrate()
     db.check_schema()
     with db.engine.connect() as connection:
-        assert connection.execute(text("SELECT instrument FROM paused")).scalar() == "KCWI"
+        assert connection.execute(text("SELECT id FROM outbox")).scalar() == 7
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
