@@ -224,7 +224,7 @@ class FilePrepared(FrameMessage):
 
     generation: Generation
     attempt: Count = Field(ge=1, description="the fencing token; part of every key")
-    koaid: str = Field(max_length=64, pattern=r"^\w+\.\d{8}\.[A-Za-z0-9._+-]+$")
+    koaid: str = Field(max_length=64, pattern=r"^[A-Za-z0-9_+-]+\.\d{8}\.[A-Za-z0-9._+-]+$")
     utdatetime: Time
     products: list[Product] = Field(min_length=1)
     raw: RawFile
