@@ -103,6 +103,7 @@ class Scene(ABC):
             ("preparer", "name"): ["NIRES", "hushfile"], ("monitor", "name"): ["nires_spec"],
             ("ingestor", "product"): [p["name"] for p in self.good["products"]],
             ("ingestor", "date"): [self.good["night"], "hushfile"],
+            ("preparer", "fingerprint"): ["F-1"], ("ingestor", "fingerprint"): ["F-1"],
         }  # fmt: skip
         assert (service, name) in known, f"a new parameter: tell Scene.fills of {service} {name}"
         return known[service, name]
@@ -115,7 +116,8 @@ class Scene(ABC):
             "status": ("COMPLETE", "ERROR"), "level": ("0", "2"), "limit": ("1", "2"),
             "koaid": (self.good["koaid"], "x"), "since": ("2020-01-01T00:00:00Z",) * 2,
             "cursor": ("99999999999.0_z", "1.0_z"), "version": ("1", "7"), "verbose": ("", "1"),
-            "source": ("nires_spec", "kpf"),
+            "source": ("nires_spec", "kpf"), "finding": ("KOAIMTYP_UDF", "NONE"),
+            "target": (path, "NIRES"),
             # What is hidden: the pair must be told apart by nobody who is blind.
             "program": (self.program, "2020B_X999"), "type": (self.kind, "nokind"),
             "origin": ("manual", "canary"), "path": (path, path.replace("hush", "tush")),

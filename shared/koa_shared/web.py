@@ -294,7 +294,7 @@ async def audit(ctx: Ctx, _: Operator, target: str | None = None) -> Any:
     return await ctx.db.read(ctx.store.audit.last, target)
 
 
-groups = APIRouter()  # of the services where frames end ERROR
+groups = APIRouter(prefix="/v1", tags=["operators"])  # where frames end ERROR
 
 
 @groups.post("/parked/{fingerprint}/retry", summary="Try again all that failed alike")
@@ -318,5 +318,7 @@ def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRou
     app.add_middleware(Gate, service=service)
     app.include_router(health)
     app.include_router(operators)
+    if service != "monitor":
+        app.include_router(groups)
     app.include_router(router)
     return app

@@ -120,9 +120,7 @@ class Site:
         return {(m["version"], m["product"]): m["found"] for m in state["damaged"]}
 
     async def metrics(self) -> dict[str, float]:
-        task = asyncio.create_task(self.context.worker.measure())
-        await asyncio.sleep(0.2)
-        task.cancel()
+        await self.context.worker.look()
         text = generate_latest(self.context.metrics.registry).decode()
         lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("koa_scrub")]
         return {name: float(value) for name, _, value in lines}
@@ -300,7 +298,7 @@ async def test_the_rate_is_bounded(
     await site.archive(frame(), bytes(1_000_000), JPEG)
     await site.order(KOAID)
     took = site.bucket.reads[-1][0] - site.bucket.reads[0][0]
-    assert 1.0 <= took < 10  # a megabyte but the first piece, and a picture
+    assert 0.95 <= took < 10  # a megabyte but the first piece, and a picture
     assert max(size for _, size in site.bucket.reads) <= 100_000
 
 

@@ -189,6 +189,7 @@ def functions() -> set[str]:
 def test_labels_hold_values_of_closed_sets_only(site: Site) -> None:
     instruments = load_instruments()
     lanes = {"resolve", "announce", "rescan", "prepare", "handover", "enrich", "ingest", "sweep"}
+    lanes |= {"scrub"}
     steps = {"announce", "known", "read", "upload", "handover", "promote"}
     upstreams = {"schedule", "proposal", "weather1", "weather2"}
     closed: dict[str, set[str]] = {

@@ -407,10 +407,10 @@ async def test_readyz(http: httpx.AsyncClient, context: Context) -> None:
 
 
 async def test_metrics(http: httpx.AsyncClient, context: Context) -> None:
-    context.metrics.frames.labels("KCWI", "COMPLETE").inc()
+    context.metrics.frames.labels("KCWI", "COMPLETE", "live").inc()
     answer = await http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
-    assert 'koa_frames_total{instrument="KCWI",status="COMPLETE"} 1.0' in answer.text
+    assert 'koa_frames_total{instrument="KCWI",origin="live",status="COMPLETE"} 1.0' in answer.text
 
 
 async def test_docs_work_without_the_internet(http: httpx.AsyncClient) -> None:

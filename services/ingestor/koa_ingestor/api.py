@@ -11,14 +11,13 @@ from pydantic import BaseModel
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
 from koa_shared.errors import Conflict
-from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why, groups
+from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
 from .catalog import is_open_to, view
 from .downloads import send
 from .errors import NotArchived, Proprietary
 
 router = APIRouter(prefix="/v1")
-router.include_router(groups)
 IDLE = 15.0  # seconds between comments that keep a quiet stream open
 BYTES = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
 FILE: dict[str, Any] = {

@@ -238,15 +238,19 @@ class Worker:
         logger.info("Restored", koaid=koaid, version=version)
 
     async def measure(self) -> None:
-        """Tell what is on its way, what waits for an operator, and the state of the scrub."""
+        """Tell for ever what the catalogue says now."""
         while True:
             with suppress(DependencyDown):
-                waiting = await self.db.read(self.store.unfinished)
-                parked = await self.db.read(self.store.parked)
-                self.metrics.measured(waiting, [frame.instrument for frame in parked])
-                oldest, marks = await self.db.read(self.store.marks)
-                self.metrics.scrubbing(oldest, [mark.instrument for mark in marks])
+                await self.look()
             await asyncio.sleep(5)
+
+    async def look(self) -> None:
+        """Tell what is on its way, what waits for an operator, and the state of the scrub."""
+        waiting = await self.db.read(self.store.unfinished)
+        parked = await self.db.read(self.store.parked)
+        self.metrics.measured(waiting, [frame.instrument for frame in parked])
+        oldest, marks = await self.db.read(self.store.marks)
+        self.metrics.scrubbing(oldest, [mark.instrument for mark in marks])
 
     async def trim(self) -> None:
         """Forget old stream entries, and open what is released, once a minute."""

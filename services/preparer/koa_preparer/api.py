@@ -9,10 +9,9 @@ from koa_shared import logs
 from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
-from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why, groups
+from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
 
 router = APIRouter(prefix="/v1")
-router.include_router(groups)
 
 
 class Order(BaseModel):

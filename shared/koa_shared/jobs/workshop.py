@@ -179,6 +179,7 @@ class Workshop:
             self._run(lane, job)
         else:
             lane.is_idle = False
+            lane.woken.set()  # a look that is under way has not seen it
             self._give_back(job, "it waits for its turn")
 
     def _run(self, lane: Lane, job: Job) -> None:
@@ -229,6 +230,8 @@ class Workshop:
         lane.is_idle = False
         if (wait := self._wait(lane)) > 0:
             return wait
+        if self._returning:  # what goes back was there before what came since
+            await asyncio.wait(self._returning, timeout=5)
         # What it returns has been started, by its commit.
         alone, live, room = not self._running(), lane.is_for_live(), lane.room()
         job = await self.db.write(

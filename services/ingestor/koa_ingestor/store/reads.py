@@ -50,14 +50,14 @@ class Reads:
         """Return one page of frames, newest acquired first, and the next cursor."""
         equal = {COLUMNS.get(k, k): value for k, value in filters.items() if value is not None}
         since, limit = equal.pop("since", None), equal.pop("limit", 100)
-        by: Any = FrameCode if "finding" in equal else Frame
-        code = equal.pop("finding", None)
+        code, hides_canaries = equal.pop("finding", None), "origin" not in equal
+        by: Any = Frame if code is None else FrameCode
         is_hiding = equal.keys() - OPEN and not caller.sees_all
         common = {name: equal.pop(name) for name in equal.keys() & COMMON}
         query = select(Frame).filter_by(**equal)
-        if "origin" not in equal:
+        if hides_canaries:
             query = query.where(col(Frame.origin) != Origin.CANARY)
-        if code:
+        if code is not None:
             query = query.join(FrameCode, of_frame(FrameCode)).where(FrameCode.code == code)
         if since:
             query = query.where(col(Frame.acquired) >= since)
@@ -92,7 +92,8 @@ class Reads:
         # As the objective counts: what an operator asks for anew was acquired long ago.
         by, ours = (col(Frame.instrument), col(Frame.step)), ("live", "recovered", "canary")
         on_its_way = col(Frame.status).in_([s for s in Status if not s.is_end])
-        mine = (on_its_way, col(Frame.origin).in_(ours), Frame.generation == 1)
+        # As an expression: SQLite would take the index of the origins.
+        mine = (on_its_way, func.coalesce(Frame.origin, "").in_(ours), Frame.generation == 1)
         oldest = select(*by, func.min(Frame.acquired)).where(*mine, Frame.step != "refused")
         return list(session.exec(oldest.group_by(*by)))
 
