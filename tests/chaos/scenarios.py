@@ -73,7 +73,7 @@ def kill_at_every_point(night: Night, seconds: float = SWEEP_SECONDS) -> int:
 
 def kill_at_some_points(night: Night) -> int:
     """Some of the same, for the tests."""
-    return kill_at_every_point(night, 15)
+    return kill_at_every_point(night, 10)
 
 
 def kill_at_random(night: Night, seconds: float = 40) -> int:
