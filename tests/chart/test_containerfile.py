@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.chart.conftest import CHART, ROOT
+from tests.chart.conftest import CHART, ROOT, SERVICES
 
 TEXT = (ROOT / "Containerfile").read_text()
 TARGETS = dict(re.findall(r"^FROM run AS (\w+)\n(.*?)(?=^FROM|\Z)", TEXT, re.MULTILINE | re.DOTALL))
-SERVICES = ("monitor", "preparer", "ingestor")
 
 
 def test_lint() -> None:
