@@ -22,7 +22,7 @@ from .queue import Job, JobQueue, NewJob, Paused
 logger = structlog.get_logger("koa_shared")
 
 MAX_ATTEMPTS = 5  # failures of the frame itself, before an operator is asked
-STOP_SECONDS = 8.0  # what SIGTERM leaves running work, of the 10 s it may take
+STOP_SECONDS = 7.0  # what SIGTERM leaves running work, of the 10 s it may take; requests get 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Workshop:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Work until the block ends; what runs then has 8 s, else its job is given back."""
+        """Work until the block ends; what runs then has 7 s, else its job is given back."""
         await self.db.write(self.queue.recover)
         queue = self.queue
         queue.may_start, queue.start, queue.wake = self._may_start, self._start, self.wake
