@@ -23,12 +23,8 @@ from .queue import LATER, Job, JobQueue, NewJob, Paused
 logger = structlog.get_logger("koa_shared")
 
 MAX_ATTEMPTS = 5  # failures of the frame itself, before an operator is asked
-<<<<<<< HEAD
 LIVE_SECONDS = 60.0  # from a live job on, others leave slots free for the next
-STOP_SECONDS = 8.0  # what SIGTERM leaves running work, of the 10 s it may take
-=======
 STOP_SECONDS = 7.0  # what SIGTERM leaves running work, of the 10 s it may take; requests get 2
->>>>>>> chaos
 
 
 @dataclass(frozen=True, slots=True)
