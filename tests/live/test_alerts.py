@@ -127,6 +127,8 @@ def park(site: Site) -> None:
 
 def test_a_good_night_is_silent_and_three_faults_are_told(site: Site) -> None:
     watch = Watch(site)
+    # Prometheus looks for its targets some seconds after its start.
+    site.wait(lambda: len(watch.ask("up == 1")) == len(SERVICES), 20, "the first scrapes")
     night(site)
     assert watch.ask('ALERTS{alertname=~"Koa.*",alertstate="firing"}') == []
     assert watch.firing() == set()

@@ -206,7 +206,7 @@ def check_catalogue(site: Site, entries: list[Entry]) -> None:
     waiting = {
         service: rows(
             site, service, "SELECT queue, key, state, error FROM job"
-            " WHERE queue NOT IN ('sweep', 'rescan', 'enrich')",
+            " WHERE queue NOT IN ('sweep', 'rescan', 'enrich', 'scrub')",
         )
         for service in SERVICES
     }  # fmt: skip
