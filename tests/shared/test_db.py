@@ -254,9 +254,11 @@ async def test_another_replica_hears_a_topic_once_it_is_durable(
     monkeypatch.setattr("koa_shared.db.PROCESS", "me")
 
     def say(session: Session, sender: str, topic: str) -> None:
-        with monkeypatch.context() as other:
-            other.setattr("koa_shared.db.PROCESS", sender)
+        """Notify as this process does, or as another would."""
+        if sender == "me":
             notify(session, topic)
+        else:
+            session.execute(text("SELECT pg_notify('koa', :note)"), {"note": f"{sender}:{topic}"})
 
     def say_and_fail(session: Session) -> None:
         say(session, "another", "never")
