@@ -179,7 +179,7 @@ def serve(make: type[Service], router: APIRouter, config: ServiceConfig) -> None
         # glibc: a frame's buffers go back to the system when freed (M_MMAP_THRESHOLD), what
         # is computed of them in pieces does not (M_TRIM_THRESHOLD), as pages cost their
         # zeroing, and is kept for few threads (M_ARENA_MAX).
-        for option, value in ((-3, 8 << 20), (-1, 16 << 20), (-8, 2)):
+        for option, value in ((-3, 4 << 20), (-1, 16 << 20), (-8, 2)):
             ctypes.CDLL(None).mallopt(option, value)
     if config.dev:
         logger.warning("KOA_DEV=1: callers on this machine are operators and see all data")

@@ -1,6 +1,7 @@
 """Raw files: read once, whole and unchanging; or rebuilt from the archive."""
 
 import asyncio
+import ctypes
 import os
 import stat
 from contextlib import suppress
@@ -23,6 +24,7 @@ from ..pipeline.instruments import structure_of
 from ..store import File, Store
 
 CHUNK = 4 << 20  # bytes between two signs of life
+LARGE = 32 << 20  # bytes of a file before which memory is tidied up, some ms
 think = asyncio.to_thread  # runs what computes; disks, S3 and databases have own threads
 
 
@@ -113,6 +115,12 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
+def give_back() -> None:
+    """Give the system back what is free in this process: glibc keeps it, in small pieces."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -122,6 +130,8 @@ def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
             raise FrameFault("FITS_FILE_TYPE_ERROR", "this is not a regular file")
         if before.st_size > most:
             raise FrameFault("FILE_TOO_LARGE", f"{before.st_size} bytes; at most {most} are taken")
+        if before.st_size > LARGE:
+            give_back()
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
