@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 FAULT_POINTS = (
@@ -33,7 +34,8 @@ def around(call: str, detail: object) -> Iterator[None]:
 
 def _visit(point: str, what: object) -> None:
     file, _, planned = PLAN.partition(",")
-    detail = getattr(what, "__name__", what)
+    called = what.func if isinstance(what, partial) else what
+    detail = getattr(called, "__name__", called)
     with Path(file).open("ab", buffering=0) as visits:
         visits.write(f"{Path(sys.argv[0]).name} {point} {detail}\n".encode())
     where, _, action = planned.partition("=")

@@ -207,7 +207,9 @@ async def test_a_mount_that_hangs_leaves_the_slots_to_others(
     await site.until(begun, "TRANSFERRED")
     assert time.monotonic() - at < 5, "as long as one read may hang"
     lane = site.preparer.workshop._lanes["prepare"]
-    assert len(lane.running) <= 1, "one is enough to look for the mount"
+    while len(lane.running) > 1:
+        assert time.monotonic() - at < 5, "one is enough to look for the mount"
+        await asyncio.sleep(0.02)
     go.set()
     for name in hung:
         row = await site.until(name, "INVALID")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_visits_are_noted(tmp_path: Path) -> None:
         for detail in ("hear", "claim")
         for when in ("before", "after")
     ]
+
+
+def test_a_call_with_its_arguments_is_noted_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partial's own text holds its arguments, an instrument's whole file among them."""
+    monkeypatch.setattr(faults, "PLAN", str(tmp_path / "visits"))
+    with faults.around("disk", partial(visit, tmp_path, "x" * 200_000)):
+        pass
+    assert (tmp_path / "visits").read_text().split()[2::3] == ["visit", "visit"]
 
 
 def test_without_dev_nothing_happens(tmp_path: Path) -> None:
