@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class Monitor(service.Service):
         await self.db.write(self.store.start_sources, list(self.sources))
         await self._rescan(*self.sources.values())
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes: one for each source, and four more."""
         listen = [partial(keyword.run, self.hear) for keyword in self.keywords]
         circuit = self.circuits["ingestor"]
