@@ -111,7 +111,7 @@ async def test_what_is_put_is_worked_on_without_a_polling_delay(rig: Rig) -> Non
             put_at = time.monotonic()
             await rig.put(str(n))
             await until(lambda n=n: len(rig.done) > n)  # type: ignore[misc]
-    assert sorted(lags)[len(lags) // 2] < 0.2, lags  # a commit is in it
+    assert sorted(lags)[len(lags) // 2] < 0.6, lags  # a commit is in it
 
 
 async def test_what_waited_before_the_start_is_worked_on(rig: Rig) -> None:
