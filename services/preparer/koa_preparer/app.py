@@ -54,6 +54,10 @@ class Preparer(service.Service):
             self.workshop, columns,
         )  # fmt: skip
 
+    async def start(self) -> None:
+        """Tell how the campaigns stand."""
+        await self.worker.count_campaigns()
+
     async def _look_ahead(self) -> None:
         """Ask who observes tonight before the night's first frame does, and tell who may now."""
         while True:
