@@ -76,6 +76,7 @@ class Desk:
         values: dict[str, Any] = {"wanted": {"instrument": "KCWI"}, "options": {}}
         values |= {"per_minute": 600.0} | order
         row = await self.db.write(self.store.create, values, ("sre", "a better rule"))
+        assert row.id is not None
         items = [view(file.frame_id) for file in files]
         job = await self.claim("campaign")
         await self.db.write(self.store.select, job, Page(items=items[:2], next="c"), {"KCWI": NEW})
@@ -83,7 +84,6 @@ class Desk:
         assert (half.cursor, half.is_selected) == ("c", False)
         await self.db.write(self.store.select, job, Page(items=items[1:], next=None), {"KCWI": NEW})
         await self.db.write(self.store.queue.again, job, 0.0, "")
-        assert row.id is not None
         return row.id
 
     async def turn(self, alike: int = 3) -> float | None:

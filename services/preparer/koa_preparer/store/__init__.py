@@ -161,6 +161,12 @@ class Store(Campaigns):
         """Facts came after the hand-over: tell them, touch no pixel; ask again for the rest."""
         row = self._row(session, job, done=True)
         row.facts = facts
+        if row.prepared:  # what a catalogue that was restored is told again
+            core = row.prepared["metadata"] | (late.get("weather") or {})
+            row.prepared = row.prepared | {
+                "program": late["program"].model_dump(mode="json"),
+                "metadata": core,
+            }
         if later is not None:
             self._enqueue(session, row, "enrich", trace=job.trace, delay=later)
         self.tell(session, row, Status(row.status), "enrich", **late)

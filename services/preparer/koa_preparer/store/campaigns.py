@@ -80,7 +80,7 @@ class Campaigns:
     def show(self, session: Session, number: int) -> dict[str, Any]:
         """Return a campaign with what became of its frames, and what changes in how many."""
         row, counts = self.campaign(session, number), Counter[str]()
-        for made in session.exec(self._frames(number).with_only_columns(CampaignFrame.changes)):
+        for made in session.scalars(self._frames(number).with_only_columns(CampaignFrame.changes)):
             counts.update(made or {})
         shown = row.model_dump(exclude={"cursor", "since"})
         return shown | {"frames": self.progress(session, number), "changes": dict(counts)}
@@ -101,7 +101,7 @@ class Campaigns:
         named = mine.add_columns(File.koaid).outerjoin(
             File, File.frame_id == CampaignFrame.frame_id
         )
-        rows = session.exec(named).all()
+        rows = session.execute(named).all()
         items = [row.model_dump(exclude={"campaign"}) | {"koaid": k} for row, k in rows[:PAGE]]
         return Page(items=items, next=str(items[-1]["id"]) if len(rows) > PAGE else None)
 
@@ -170,7 +170,7 @@ class Campaigns:
         bad = self._frames(row.id or 0, "failed").where(col(CampaignFrame.at) >= row.since)
         bad = bad.where(col(CampaignFrame.was).not_in(FAULTS)).order_by(None)
         grouped = bad.with_only_columns(by, count).group_by(by).having(count >= alike)
-        if found := session.exec(grouped.order_by(count.desc())).first():
+        if found := session.execute(grouped.order_by(count.desc())).first():
             row.state, row.note = "parked", f"{found[1]} frames failed alike: {found[0]}"
 
     def _order(self, session: Session, row: Campaign) -> bool:
