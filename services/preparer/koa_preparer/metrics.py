@@ -19,5 +19,5 @@ class PreparerMetrics(Metrics):
         )
         self.campaigns = self.gauge("koa_campaigns", "Campaigns that are not over", "state")
         self.campaign_frames = self.gauge(
-            "koa_campaign_frames", "Frames of campaigns that are not over", "campaign state"
+            "koa_campaign_frames", "Frames of campaigns that are not over", "state"
         )

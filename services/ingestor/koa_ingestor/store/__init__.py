@@ -309,10 +309,11 @@ class Store(Retention):
     def swept(self, session: Session, job: Job, count: int) -> None:
         """Objects are deleted, and that is on record; of a canary nothing is left."""
         self.queue.finish(session, job)
-        told = {"target": job.key.partition(":")[0], "policy": "staging", "deed": ("retention", "")}
-        told |= job.payload
-        more = {"policy": told["policy"], "prefix": told["prefix"], "objects": count}
-        self.audit.record(session, "delete", told["target"], tuple(told["deed"]), **more)
+        told, who = job.payload, ("retention", "its frame is done with")
+        target = told.get("target", job.key.partition(":")[0])
+        more = {"policy": told.get("policy", "staging"), "prefix": told["prefix"]}
+        deed = tuple(told.get("deed", who))
+        self.audit.record(session, "delete", target, deed, **more, objects=count)
         if "koaid" in job.payload:
             frame_id = job.key.rsplit(":", 1)[0]
             for table in (Frame, FrameCode, Version, Prepared, EventSeen):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, exists, func, tuple_
+from sqlalchemy import exists, func, tuple_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, delete, select, update
 
@@ -54,16 +54,15 @@ class Retention(Fixity):
 
     def _quarantine(self, session: Session, days: float) -> list[dict[str, Any]]:
         """Return what lies in quarantine of frames that are COMPLETE by now."""
-        ended = and_(
-            EventSeen.frame_id == FrameCode.frame_id,  # type: ignore[arg-type]
-            EventSeen.generation == FrameCode.generation,  # type: ignore[arg-type]
-            EventSeen.status == Status.INVALID,  # type: ignore[arg-type]
-        )
-        mine = select(Frame, FrameCode, EventSeen).join(EventSeen, ended)
-        mine = mine.where(FrameCode.code == "QUARANTINED", FrameCode.frame_id == Frame.frame_id)
-        mine = mine.where(FrameCode.generation < Frame.generation, Frame.status == Status.COMPLETE)
-        mine = mine.where(EventSeen.at < utcnow() - timedelta(days=days)).limit(MOST)
-        rows = session.exec(mine).all()
+        rows = session.exec(
+            select(Frame, FrameCode, EventSeen).where(
+                FrameCode.code == "QUARANTINED", FrameCode.frame_id == Frame.frame_id,
+                FrameCode.generation < Frame.generation, Frame.status == Status.COMPLETE,
+                EventSeen.frame_id == Frame.frame_id, EventSeen.status == Status.INVALID,
+                EventSeen.generation == FrameCode.generation,
+                EventSeen.at < utcnow() - timedelta(days=days),
+            ).limit(MOST)
+        ).all()  # fmt: skip
         return [
             {"policy": "quarantine", "target": frame.frame_id, "instrument": frame.instrument,
              "prefix": f"quarantine/{frame.instrument}/{frame.frame_id}/{code.generation}/",
@@ -88,12 +87,11 @@ class Retention(Fixity):
             func.lag(Version.committed_at, type_=UtcDateTime).over(**over).label("since"),
         ).where(col(Version.committed_at).is_not(None), col(Version.deleted_at).is_(None))
         by, now = kept.subquery().c, aliased(Version)
-        damaged = exists().where(Damage.koaid == now.koaid, Damage.version == now.version)
         mine = select(Version, Frame, by.since).where(
             by.id == Version.id, by.rank > 1 + policies.versions_keep,
             by.since < utcnow() - timedelta(days=policies.version_days),
             now.koaid == Version.koaid, now.version == by.newest,
-            now.raw_sha256 == Version.raw_sha256, is_scrubbed(now), ~damaged,
+            now.raw_sha256 == Version.raw_sha256, *is_sound(now),
             Frame.frame_id == Version.frame_id,
         )  # fmt: skip
         return [
@@ -101,7 +99,7 @@ class Retention(Fixity):
              "prefix": archive_key((frame.instrument, frame.level, held.koaid, held.version), ""),
              "version": held.version, "since": since, "objects": len(held.products or ()),
              "bytes": sum(product["size"] for product in held.products or ())}
-            for held, frame, since in session.execute(mine.limit(MOST))
+            for held, frame, since in session.execute(mine.order_by(by.id).limit(MOST))
         ]  # fmt: skip
 
     def retain(self, session: Session, policies: Policies, deed: Deed) -> list[dict[str, Any]]:
@@ -134,11 +132,10 @@ class Retention(Fixity):
         has read again whole since it was archived.
         """
         limit, place = filters["limit"], (col(Frame.acquired), col(Frame.frame_id))
-        mine = and_(Version.koaid == Frame.koaid, Version.version == Frame.version)
-        damaged = exists().where(Damage.koaid == Version.koaid, Damage.version == Version.version)
-        query = select(Frame, Version).join(Version, mine).where(
+        query = select(Frame, Version).where(
+            Version.koaid == Frame.koaid, Version.version == Frame.version,
             Frame.status == Status.COMPLETE, Frame.level == 0, Frame.origin != Origin.CANARY,
-            Version.frame_id == Frame.frame_id, is_scrubbed(Version), ~damaged,
+            Version.frame_id == Frame.frame_id, *is_sound(Version),
             place[0] < utcnow() - timedelta(days=days),
         )  # fmt: skip
         if filters["instrument"]:
@@ -158,6 +155,8 @@ class Retention(Fixity):
         return items, last and f"{last.acquired.timestamp()}_{last.frame_id}"
 
 
-def is_scrubbed(version: Any) -> Any:
-    """Return the condition that a scrub has read a version since it was archived."""
-    return version.scrubbed_at > version.committed_at
+def is_sound(version: Any) -> tuple[Any, Any]:
+    """Return the conditions that a scrub has read a version since, whole and undamaged."""
+    mark: Any = Damage
+    damaged = exists().where(mark.koaid == version.koaid, mark.version == version.version)
+    return version.scrubbed_at > version.committed_at, ~damaged

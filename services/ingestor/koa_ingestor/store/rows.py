@@ -61,7 +61,7 @@ def set_program(frame: Frame, program: Program) -> None:
 def describe(frame: Frame, prepared: FilePrepared) -> None:
     """Fill the catalogue's core columns."""
     frame.koaid, frame.core = prepared.koaid, prepared.metadata
-    frame.recipe = prepared.recipe and prepared.recipe.model_dump(mode="json")
+    frame.recipe = prepared.recipe.model_dump() if prepared.recipe else None
     frame.night = prepared.utdatetime.date().isoformat()
     set_program(frame, prepared.program)
     for column in ("koaimtyp", "object", "ra", "dec", "exposure"):

@@ -78,4 +78,4 @@ class Campaigning:
             if row.state not in ("done", "cancelled"):
                 self.metrics.campaigns.labels(row.state).inc()
                 for state, count in (await self.db.read(self.store.progress, row.id or 0)).items():
-                    self.metrics.campaign_frames.labels(str(row.id), state).set(count)
+                    self.metrics.campaign_frames.labels(state).inc(count)
