@@ -103,7 +103,8 @@ class Scene(ABC):
             ("preparer", "name"): ["NIRES", "hushfile"], ("monitor", "name"): ["nires_spec"],
             ("ingestor", "product"): [p["name"] for p in self.good["products"]],
             ("ingestor", "date"): [self.good["night"], "hushfile"],
-            ("preparer", "number"): ["1"], ("preparer", "fingerprint"): ["F-1"], ("ingestor", "fingerprint"): ["F-1"],
+            ("preparer", "fingerprint"): ["F-1"], ("ingestor", "fingerprint"): ["F-1"],
+            ("preparer", "number"): ["1"],
         }  # fmt: skip
         assert (service, name) in known, f"a new parameter: tell Scene.fills of {service} {name}"
         return known[service, name]

@@ -260,7 +260,7 @@ async def test_orders(http: httpx.AsyncClient) -> None:
     wanted = {"instrument": "KCWI", "night": "2025-12-08", "findings": ["ODD"]}
     assert (told["wanted"], told["options"]) == (wanted, {"progid": "U294"})
     assert (told["state"], told["frames"], told["changes"]) == ("running", {}, {})
-    number = told["id"]
+    number = told["campaign"]
     assert (await http.post(f"/campaigns/{number}/pause", json={"why": "x"})).json()["state"] == (
         "paused"
     )
@@ -286,3 +286,36 @@ async def test_bad_orders(http: httpx.AsyncClient, order: Any, status: int, code
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     missing = await http.get("/campaigns/7")
     assert (missing.status_code, missing.json()["code"]) == (404, "unknown_campaign")
+
+
+async def test_a_rehearsal_tells_what_changes_in_how_many(desk: Desk) -> None:
+    files = await desk.announced(2)
+    number = await desk.create(files, dry_run=True, options={"progid": "U294"})
+    await desk.turn()
+    await desk.turn()
+    for changes in ({"koaid": ["a", "b"], "IMAGETYP": [None, "dark"]}, {"koaid": ["a", "c"]}):
+        job = await desk.claim("prepare")
+        assert job.payload == {"campaign": number, "options": {"progid": "U294"}}
+        assert job.priority >= 6
+        await desk.db.write(desk.store.tried, job, changes)
+    assert await desk.turn() is None
+    shown = await desk.db.read(desk.store.show, number)
+    assert (shown["state"], shown["frames"]) == ("done", {"done": 2})
+    assert shown["changes"] == {"koaid": 2, "IMAGETYP": 1}
+    rows = [await desk.db.read(desk.store.file, file.frame_id) for file in files]
+    assert {(row.generation, row.status) for row in rows} == {(1, "TRANSFERRED")}
+
+
+async def test_what_cannot_be_rehearsed_leaves_no_job(desk: Desk) -> None:
+    number = await desk.create(await desk.announced(1), dry_run=True)
+    await desk.turn()
+    job = await desk.claim("prepare")
+
+    def park(session: Any) -> None:
+        desk.store.tried(session, job, None, "ZeroDivisionError-1")
+        desk.store.queue.again(session, job, None, "x", "ZeroDivisionError-1")
+
+    await desk.db.write(park)
+    assert await desk.turn() is None
+    assert await desk.show(number) == ("done", {"failed": 1})
+    assert await desk.db.read(lambda s: s.scalars(select(jobs.c.queue)).all()) == []

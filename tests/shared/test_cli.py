@@ -299,7 +299,7 @@ def test_a_group_is_retried_at_both_services(desk: Desk) -> None:
     assert "nothing that is parked has the fingerprint" in result.stderr
 
 
-CAMPAIGN = {"id": 7, "state": "running", "frames": {}, "changes": {}}
+CAMPAIGN: dict[str, Any] = {"campaign": 7, "state": "running", "frames": {}, "changes": {}}
 
 
 def test_a_campaign_is_ordered_of_the_preparer(desk: Desk) -> None:
@@ -318,7 +318,7 @@ def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
     desk.answers["POST /preparer/v1/campaigns"] = 202, CAMPAIGN | {"dry_run": True}
     over = CAMPAIGN | {"state": "done", "frames": {"done": 1}, "changes": {"SPATSCAL": 1}}
     desk.answers["GET /preparer/v1/campaigns/7"] = 200, over
-    row = {"id": 1, "frame_id": ID, "state": "done", "changes": {"SPATSCAL": [0.15, 0.2]}}
+    row = {"frame_id": ID, "state": "done", "changes": {"SPATSCAL": [0.15, 0.2]}}
     page = {"items": [row], "next": None}
     desk.answers["GET /preparer/v1/campaigns/7/frames"] = 200, page
     told = answer(desk.env, "campaign", "create", "--night", "2026-11-23", "--dry-run")
@@ -337,7 +337,7 @@ def test_campaigns_are_listed_and_switched(desk: Desk) -> None:
 
 
 def test_retention_is_told_and_done(desk: Desk) -> None:
-    told = {"policies": {}, "items": []}
+    told: dict[str, Any] = {"policies": {}, "items": []}
     desk.answers["GET /ingestor/v1/retention"] = 200, told
     desk.answers["POST /ingestor/v1/retention"] = 202, told
     assert answer(desk.env, "retention", "--dry-run") == told

@@ -133,7 +133,7 @@ async def create_campaign(order: CampaignOrder, ctx: Ctx, who: Operator) -> dict
 async def list_campaigns(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     """Return each without its frames."""
     rows = await ctx.db.read(ctx.store.campaigns)
-    return [row.model_dump(exclude={"cursor", "since"}) for row in rows]
+    return [row.told() for row in rows]
 
 
 @router.get("/campaigns/{number}", summary="A campaign and what became of its frames")

@@ -24,8 +24,9 @@ from .campaign import Campaigns, Keeping
 from .koa import Koa, Peers
 
 COLUMNS = (
-    "id", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint", "count",
-    "first", "last", "example", "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword",
+    "campaign", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint",
+    "count", "first", "last", "example", "frame_id", "koaid", "heard", "source", "name",
+    "instrument", "keyword",
     "value", "connected", "paused", "paused_why", "heartbeat_age", "last_frame_at", "status",
     "step", "path", "decision", "reason", "code", "severity", "message", "size", "version",
     "product", "found", "changed", "state", "note", "generation", "fault", "changes", "policy",

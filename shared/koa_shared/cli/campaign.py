@@ -37,7 +37,7 @@ class Campaigns:
         made = await self._preparer.order("campaigns", dry_run=dry_run, **order)
         while dry_run and made["state"] == "running":
             await asyncio.sleep(0.5)
-            made = await self.show(made["id"], frames=True)
+            made = await self.show(made["campaign"], frames=True)
         return made
 
     async def list(self) -> Any:
@@ -46,11 +46,10 @@ class Campaigns:
 
     async def show(self, number: int, frames: Frames = False) -> Any:
         """Show how far a campaign is, and what changes in how many frames."""
-        told, after = await self._preparer.json("GET", f"/v1/campaigns/{number}"), "0"
-        every: list[Any] = []
-        while frames and after is not None:
-            where = f"/v1/campaigns/{number}/frames"
-            page = await self._preparer.json("GET", where, after=after)
+        where, every, after = f"/v1/campaigns/{number}", list[Any](), "0"
+        told = await self._preparer.json("GET", where)
+        while frames and after:
+            page = await self._preparer.json("GET", f"{where}/frames", after=after)
             every, after = every + page["items"], page["next"]
         return told | ({"each": every} if frames else {})
 
@@ -81,10 +80,10 @@ class Keeping:
 
     async def deletable(self, instrument: Text = None) -> Any:
         """List the raw files that the summit may delete, oldest first."""
-        every, cursor = list[Any](), None
+        every, cursor = list[Any](), ""
         while True:
-            more = {"instrument": instrument, "cursor": cursor}
+            more = {"instrument": instrument, "cursor": cursor or None}
             page = await self.ingestor.json("GET", "/v1/deletable", **more)
-            every += page["items"]
-            if (cursor := page["next"]) is None:
+            every, cursor = every + page["items"], page["next"]
+            if not cursor:
                 return every

@@ -81,9 +81,8 @@ class Campaigns:
         """Return a campaign with what became of its frames, and what changes in how many."""
         row, counts = self.campaign(session, number), Counter[str]()
         for made in session.scalars(self._frames(number).with_only_columns(CampaignFrame.changes)):
-            counts.update(made or {})
-        shown = row.model_dump(exclude={"cursor", "since"})
-        return shown | {"frames": self.progress(session, number), "changes": dict(counts)}
+            counts.update((made or {}).keys())
+        return row.told() | {"frames": self.progress(session, number), "changes": dict(counts)}
 
     @staticmethod
     def _frames(number: int, *states: str) -> Any:
@@ -102,8 +101,10 @@ class Campaigns:
             File, File.frame_id == CampaignFrame.frame_id
         )
         rows = session.execute(named).all()
-        items = [row.model_dump(exclude={"campaign"}) | {"koaid": k} for row, k in rows[:PAGE]]
-        return Page(items=items, next=str(items[-1]["id"]) if len(rows) > PAGE else None)
+        items = [
+            {"koaid": k} | one.model_dump(exclude={"id", "campaign"}) for one, k in rows[:PAGE]
+        ]
+        return Page(items=items, next=str(rows[PAGE - 1][0].id) if len(rows) > PAGE else None)
 
     # What the lane does.
 

@@ -80,6 +80,10 @@ class Campaign(Base, table=True):
     is_selected: bool = False
     since: datetime = time_field()  # from when on failures count
 
+    def told(self) -> dict[str, Any]:
+        """Return what operators see of it."""
+        return {"campaign": self.id} | self.model_dump(exclude={"id", "cursor", "since"})
+
 
 class CampaignFrame(Base, table=True):
     """A frame of a campaign, and what became of it."""
