@@ -293,11 +293,11 @@ async def test_a_rehearsal_tells_what_changes_in_how_many(desk: Desk) -> None:
     number = await desk.create(files, dry_run=True, options={"progid": "U294"})
     await desk.turn()
     await desk.turn()
-    for changes in ({"koaid": ["a", "b"], "IMAGETYP": [None, "dark"]}, {"koaid": ["a", "c"]}):
+    for found in ({"koaid": ["a", "b"], "IMAGETYP": [None, "dark"]}, {"koaid": ["a", "c"]}):
         job = await desk.claim("prepare")
         assert job.payload == {"campaign": number, "options": {"progid": "U294"}}
         assert job.priority >= 6
-        await desk.db.write(desk.store.tried, job, changes)
+        await desk.db.write(desk.store.tried, job, found)
     assert await desk.turn() is None
     shown = await desk.db.read(desk.store.show, number)
     assert (shown["state"], shown["frames"]) == ("done", {"done": 2})

@@ -218,10 +218,11 @@ class Worker(Campaigning):
             known = Facts(prepared_at=now, night=night, override=override)
             return identify_program(view, ut, known).proposal
 
-        return await gather_facts(
+        facts = await gather_facts(
             self.provider, instrument=row.instrument, telescope=view.telescope or 1, ut=ut,
             schedule=schedule_of(view), semid_of=semid_of, wait=wait,
         )  # fmt: skip
+        return facts.model_copy(update={"override": override})
 
     async def _store(self, row: File, job: Job, raw: Raw, made: Made) -> None:
         """Send the products, while it is put on record that they are on their way."""
