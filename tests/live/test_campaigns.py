@@ -156,7 +156,7 @@ def latencies(site: Site, n: int) -> list[float]:
 
 def test_live_frames_go_first(site: Site, night: list[Entry]) -> None:
     alone = latencies(site, 8)
-    words = ("--instrument", "NIRES", "--per-minute", "600")
+    words = ("--instrument", "NIRES", "--per-minute", "150")  # as long as the exposures
     number = koa(site, "campaign", "create", *words)["campaign"]
     beside = latencies(site, 8)
     busy = show(site, number)["frames"]
