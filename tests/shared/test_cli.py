@@ -299,7 +299,13 @@ def test_a_group_is_retried_at_both_services(desk: Desk) -> None:
     assert "nothing that is parked has the fingerprint" in result.stderr
 
 
-CAMPAIGN: dict[str, Any] = {"campaign": 7, "state": "running", "frames": {}, "changes": {}}
+CAMPAIGN: dict[str, Any] = {
+    "campaign": 7,
+    "state": "running",
+    "frames": {},
+    "changes": {},
+    "each": [],
+}
 
 
 def test_a_campaign_is_ordered_of_the_preparer(desk: Desk) -> None:
@@ -316,13 +322,11 @@ def test_a_campaign_is_ordered_of_the_preparer(desk: Desk) -> None:
 
 def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
     desk.answers["POST /preparer/v1/campaigns"] = 202, CAMPAIGN | {"dry_run": True}
-    over = CAMPAIGN | {"state": "done", "frames": {"done": 1}, "changes": {"SPATSCAL": 1}}
-    desk.answers["GET /preparer/v1/campaigns/7"] = 200, over
     row = {"frame_id": ID, "state": "done", "changes": {"SPATSCAL": [0.15, 0.2]}}
-    page = {"items": [row], "next": None}
-    desk.answers["GET /preparer/v1/campaigns/7/frames"] = 200, page
+    over = CAMPAIGN | {"state": "done", "frames": {"done": 1}, "each": [row]}
+    desk.answers["GET /preparer/v1/campaigns/7"] = 200, over | {"next": None}
     told = answer(desk.env, "campaign", "create", "--night", "2026-11-23", "--dry-run")
-    assert told == over | {"each": [row]}
+    assert told == over
     text = koa(desk.env, "campaign", "show", "7", "--frames").stdout
     assert "{'SPATSCAL': [0.15, 0.2]}" in text
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, FileWritten, FrameView, Page, Time
+from koa_shared.contracts import NUMBER, Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
 from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
@@ -25,7 +25,14 @@ class Order(BaseModel):
 
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="of a campaign")]
-Row = Annotated[int, Query(ge=0, le=2**31 - 1, description="`next` of the page before")]
+
+
+class Frames(BaseModel):
+    """Which frames of a campaign are listed: none by default."""
+
+    state: str | None = None
+    after: int = Field(default=0, ge=0, le=2**31 - 1, description="`next` of the page before")
+    limit: int = Field(default=0, ge=0, le=1000)
 
 
 class CampaignOrder(BaseModel):
@@ -42,8 +49,8 @@ class CampaignOrder(BaseModel):
     )  # fmt: skip
     fraction: Fraction | None = None
     progid: str | None = Field(default=None, description="whose the frames are")
-    per_minute: float = Field(default=30, gt=0, le=600, description="frames")
-    dry_run: bool = Field(default=False, description="only tell what would change")
+    per_minute: Annotated[float, NUMBER] = Field(default=30, gt=0, le=600, description="frames")
+    dry_run: bool = Field(default=False, strict=True, description="only tell what would change")
     why: str = ""
 
 
@@ -137,19 +144,15 @@ async def list_campaigns(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 
 @router.get("/campaigns/{number}", summary="A campaign and what became of its frames")
-async def show_campaign(number: Number, ctx: Ctx, _: Operator) -> dict[str, Any]:
-    """`frames` counts by state; `changes` counts the frames in which something differs."""
-    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number)
+async def show_campaign(
+    number: Number, ctx: Ctx, _: Operator, page: Annotated[Frames, Query()]
+) -> dict[str, Any]:
+    """`frames` counts by state, `changes` the frames in which something differs.
+
+    `each` lists some of them, with [before, after] of keywords, catalogue, program, products.
+    """
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, **page.model_dump())
     return shown
-
-
-@router.get("/campaigns/{number}/frames", summary="A campaign's frames in the order of their turn")
-async def campaign_frames(
-    number: Number, ctx: Ctx, _: Operator, state: str | None = None, after: Row = 0
-) -> Page[dict[str, Any]]:
-    """`changes` are [before, after] by name: keywords, catalogue, program, products, findings."""
-    page: Page[dict[str, Any]] = await ctx.db.read(ctx.store.frames, number, state, after)
-    return page
 
 
 @router.post("/campaigns/{number}/{verb}", summary="Hold a campaign, let it go on, or end it")

@@ -46,12 +46,13 @@ class Campaigns:
 
     async def show(self, number: int, frames: Frames = False) -> Any:
         """Show how far a campaign is, and what changes in how many frames."""
-        where, every, after = f"/v1/campaigns/{number}", list[Any](), "0"
-        told = await self._preparer.json("GET", where)
-        while frames and after:
-            page = await self._preparer.json("GET", f"{where}/frames", after=after)
-            every, after = every + page["items"], page["next"]
-        return told | ({"each": every} if frames else {})
+        where, every, after = f"/v1/campaigns/{number}", list[Any](), 0
+        while True:
+            page = {"after": after, "limit": 1000 * frames}
+            told = await self._preparer.json("GET", where, **page)
+            every += told["each"]
+            if (after := told.pop("next")) is None:
+                return told | {"each": every}
 
     async def pause(self, number: int, why: Why = "") -> Any:
         """Hold a campaign back; what is on its way ends by itself."""

@@ -19,7 +19,6 @@ from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from .schema import Campaign, CampaignFrame, File
 
 AHEAD = 8  # frames on their way at once; a pause lets these end
-PAGE = 1000  # frames that are listed at once
 LOOK = 0.5  # s between looks at those on their way
 FAULTS = (Status.ERROR, Status.INVALID)
 # From which states a verb leads to which.
@@ -77,12 +76,22 @@ class Campaigns:
         mine = select(CampaignFrame.state, func.count()).where(CampaignFrame.campaign == number)
         return dict(session.exec(mine.group_by(CampaignFrame.state)).all())
 
-    def show(self, session: Session, number: int) -> dict[str, Any]:
-        """Return a campaign with what became of its frames, and what changes in how many."""
-        row, counts = self.campaign(session, number), Counter[str]()
-        for made in session.scalars(self._frames(number).with_only_columns(CampaignFrame.changes)):
+    def show(
+        self, session: Session, number: int, state: str | None = None, after: int = 0,
+        limit: int = 0,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return a campaign, what became of its frames, what changes in how many, some of them."""
+        row, counts, every = self.campaign(session, number), Counter[str](), self._frames(number)
+        for made in session.scalars(every.with_only_columns(CampaignFrame.changes)):
             counts.update((made or {}).keys())
-        return row.told() | {"frames": self.progress(session, number), "changes": dict(counts)}
+        some = self._frames(number, *([state] if state else []))
+        some = some.where(col(CampaignFrame.id) > after).limit(limit).add_columns(File.koaid)
+        mine = File.frame_id == CampaignFrame.frame_id
+        rows = session.execute(some.outerjoin(File, mine)).all()
+        each = [{"koaid": k} | one.model_dump(exclude={"id", "campaign"}) for one, k in rows]
+        last = rows[-1][0].id if len(rows) == limit > 0 else None
+        counted = {"frames": self.progress(session, number), "changes": dict(counts)}
+        return row.told() | counted | {"each": each, "next": last}
 
     @staticmethod
     def _frames(number: int, *states: str) -> Any:
@@ -90,30 +99,14 @@ class Campaigns:
         mine = mine.where(col(CampaignFrame.state).in_(states)) if states else mine
         return mine.order_by(col(CampaignFrame.id))
 
-    def frames(
-        self, session: Session, number: int, state: str | None = None, after: int = 0
-    ) -> Page[dict[str, Any]]:
-        """Return one page of a campaign's frames in the order of their turn."""
-        self.campaign(session, number)
-        mine = self._frames(number, *([state] if state else []))
-        mine = mine.where(col(CampaignFrame.id) > after).limit(PAGE + 1)
-        named = mine.add_columns(File.koaid).outerjoin(
-            File, File.frame_id == CampaignFrame.frame_id
-        )
-        rows = session.execute(named).all()
-        items = [
-            {"koaid": k} | one.model_dump(exclude={"id", "campaign"}) for one, k in rows[:PAGE]
-        ]
-        return Page(items=items, next=str(rows[PAGE - 1][0].id) if len(rows) > PAGE else None)
-
     # What the lane does.
 
     def select(
         self, session: Session, job: Job, page: Page[FrameView], now: Mapping[str, str]
     ) -> None:
         """Take on a page of what the ingestor lists; `now` are today's rules by instrument."""
+        row = self.campaign(session, int(job.key))  # before the job, as `switch` locks
         self.queue.renew(session, job)
-        row = self.campaign(session, int(job.key))
         seen = col(File.frame_id).in_([frame.frame_id for frame in page.items])
         made = dict(session.exec(select(File.frame_id, File.rules).where(seen)).all())
         for frame in page.items:
@@ -130,8 +123,8 @@ class Campaigns:
 
         It is parked when `alike` frames fail alike that had not failed before.
         """
+        row = self.campaign(session, int(job.key))  # before the job, as `switch` locks
         self.queue.renew(session, job)
-        row = self.campaign(session, int(job.key))
         busy, ordered = self._settle(session, row), False
         if row.state == "running":
             self._judge(session, row, alike)

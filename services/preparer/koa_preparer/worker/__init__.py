@@ -49,7 +49,7 @@ from ..rules import (
     schedule_of,
 )
 from ..store import File, Store
-from .campaigns import Campaigning
+from .campaigns import campaign, rehearse
 from .reading import Raw, Reader, think
 
 logger = structlog.get_logger("koa_preparer")
@@ -72,7 +72,7 @@ class Made:
 
 
 @dataclass
-class Worker(Campaigning):
+class Worker:
     """Handlers of the preparer's lanes."""
 
     config: Config
@@ -95,7 +95,7 @@ class Worker(Campaigning):
             Lane("prepare", self.prepare, self._failed, paused=self._paused, **how),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
             Lane("enrich", self.enrich, slots=1),
-            Lane("campaign", self.campaign, slots=1, needs=("ingestor",)),
+            Lane("campaign", partial(campaign, self), slots=1, needs=("ingestor",)),
         )
 
     def _paused(self, session: Session) -> frozenset[str]:
@@ -106,7 +106,7 @@ class Worker(Campaigning):
         row = await self.db.read(self.store.file_of, job)
         logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
         if job.payload:
-            return await self.rehearse(row, job)
+            return await rehearse(self, row, job)
         data: memoryview | None = None
         try:
             # The start is put on record while the file is read.
@@ -147,7 +147,7 @@ class Worker(Campaigning):
             self.metrics.findings.labels(finding.code, row.instrument).inc()
 
     async def _prepare(self, row: File, job: Job, raw: Raw) -> None:
-        made = await self._make(row, job, raw)
+        made = await self.decide(row, job, raw)
         if any(finding.code == "CLOCK_SKEW" for finding in made.findings):
             self.metrics.skew.labels(row.instrument).inc()
         if made.refusal is None:
@@ -158,7 +158,7 @@ class Worker(Campaigning):
             findings = [*await self._quarantine(row, raw.data, findings), *findings]
         await self._end(job, made.refusal, findings)
 
-    async def _make(self, row: File, job: Job, raw: Raw, at: datetime | None = None) -> Made:
+    async def decide(self, row: File, job: Job, raw: Raw, at: datetime | None = None) -> Made:
         """Decide all about a frame; `at` is when it is said to be prepared, if not now."""
         instrument, options = self.instruments[row.instrument], row.options or {}
         mtime = datetime.fromtimestamp(raw.mtime_ns / 1e9, UTC)
@@ -237,7 +237,7 @@ class Worker(Campaigning):
         async with asyncio.TaskGroup() as group:
             group.create_task(self.db.write(self.store.transferring, job, times, **fixed))
             shelf = self.shelf(group, f"{row.frame_id}/{row.generation}/{job.token}")
-            prepared = await self._fill(shelf, row, job, made, times)
+            prepared = await self.fill(shelf, row, job, made, times)
         times = times.merged(Timeline(transfer_end=utcnow()))
         last = {"products": shelf.products, "timeline": times}
         enrich_in = ENRICH_FIRST if frame.facts.missing else None
@@ -247,7 +247,7 @@ class Worker(Campaigning):
         self.metrics.bytes_sent.labels(row.instrument).inc(sum(p.size for p in shelf.products))
         self._count(row, prepared.findings)
 
-    async def _fill(
+    async def fill(
         self, shelf: "Shelf", row: File, job: Job, made: Made, times: Timeline
     ) -> FilePrepared:
         """Put header + rest as one object on the shelf, and the small products beside it."""
