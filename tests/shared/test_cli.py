@@ -329,6 +329,7 @@ def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
     assert told == over
     text = koa(desk.env, "campaign", "show", "7", "--frames").stdout
     assert "{'SPATSCAL': [0.15, 0.2]}" in text
+    assert "state            done" in text
 
 
 def test_campaigns_are_listed_and_switched(desk: Desk) -> None:

@@ -70,10 +70,14 @@ def text(answer: Any) -> str:
     data = to_jsonable_python(answer)
     data = data.get("items", data) if isinstance(data, dict) else data
     if isinstance(data, dict):
-        return data.get("why") or "\n".join(
-            text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
-            for name, value in data.items()
-            if value not in (None, [], {})
+        return (
+            data["why"]
+            if "frame" in data
+            else "\n".join(
+                text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
+                for name, value in data.items()
+                if value not in (None, [], {})
+            )
         )
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
     cells = [["-" if row.get(n) in (None, "") else str(row[n]) for n in names] for row in data]
