@@ -18,7 +18,7 @@ from koa_shared.faults import FAULT_POINTS
 
 from .checker import DAWN, Breach, History, check, read_ledger
 from .harness import Result, suffer, visits
-from .night import Night, now
+from .night import Night, beside, now
 from .scenarios import broadcasts_of_nothing
 from .table import FAULTS, SMOKE
 
@@ -113,6 +113,18 @@ def test_every_fault_point_was_passed(results: tuple[list[Result], Night, Path])
     print(*(f"{name} {count}" for name, count in counts.items()))
     assert set(counts) == set(FAULT_POINTS)
     assert all(counts.values()), counts
+
+
+def test_a_thread_that_dies_fails_its_scenario(tmp_path: Path) -> None:
+    def die() -> None:
+        raise OSError(36, "File name too long")
+
+    with pytest.raises(OSError, match="too long"):
+        beside(lambda: None, die)
+    night = Night(tmp_path / "var", SEED)
+    night.ledger = tmp_path / "gone" / "ledger.jsonl"  # nothing can be noted there
+    with pytest.raises(FileNotFoundError), night.exposing():
+        pass
 
 
 # -- the judge --------------------------------------------------------------------

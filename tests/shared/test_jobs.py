@@ -37,10 +37,10 @@ class Flaky(Database):
 
     away = False
 
-    async def _run(self, *args: Any) -> Any:
+    async def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.away:
             raise DependencyDown("database", "away")
-        return await super()._run(*args)
+        return await super()._run(*args, **kwargs)
 
 
 class Rig:

@@ -23,18 +23,10 @@ from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Lane, Workshop
 
+from . import pipeline
 from .config import Config
 from .metrics import MonitorMetrics
-from .pipeline import (
-    Ignored,
-    Stat,
-    announced_path,
-    canary_frame,
-    file_written,
-    frame_gaps,
-    is_wanted,
-    look_again,
-)
+from .pipeline import Ignored, Stat, file_written
 from .store import SETTLED, Broadcast, Store
 
 logger = structlog.get_logger("koa_monitor")
@@ -79,7 +71,7 @@ class Worker:
         source, instrument = self._sources[heard.source]
         path = None
         try:
-            path = announced_path(source, instrument, heard.value, heard.read or {})
+            path = pipeline.announced_path(source, instrument, heard.value, heard.read or {})
             stat = await self._look(heard, instrument, path)
         except Ignored as why:
             decided = {"decision": "ignored", "reason": str(why), "path": path}
@@ -88,8 +80,7 @@ class Worker:
             logger.info("Broadcast ignored", source=source.name, reason=str(why), path=path)
             return
         origin = Origin.RECOVERED if heard.initial else Origin.LIVE
-        names = {"service": heard.service, "keyword": heard.keyword}
-        trigger = Trigger(**names, value=heard.value, time=heard.time)
+        trigger = Trigger.model_validate(heard, from_attributes=True)
         where = (instrument.name, source.name)
         file = file_written(stat, where, heard.heard, origin, trigger)
         logs.bind("monitor", job.trace, frame_id=file.frame_id, instrument=instrument.name)
@@ -102,7 +93,7 @@ class Worker:
         try:
             found = await self.disks.run(path, instrument.name, Path(local).stat)
         except (OSError, ValueError) as error:
-            delay = look_again(heard.heard, utcnow(), self.config.missing_seconds)
+            delay = pipeline.look_again(heard.heard, utcnow(), self.config.missing_seconds)
             if delay is not None:
                 raise NotYet(f"the file is not there yet: {error}", delay) from error
             if heard.initial:
@@ -173,7 +164,7 @@ class Worker:
             for old in file.parent.glob("canary_*.fits"):
                 if old.stat().st_mtime < time.time() - CANARY_KEEP:
                     old.unlink(missing_ok=True)
-            file.write_bytes(canary_frame(file.name, now))
+            file.write_bytes(pipeline.canary_frame(file.name, now))
             seen = file.stat()
             return Stat(path, seen.st_size, seen.st_mtime_ns)
 
@@ -202,7 +193,7 @@ class Worker:
                     path.encode()
                 except (OSError, UnicodeEncodeError):
                     continue  # gone again, a dangling link, or a name nobody can write
-                if oldest <= seen.st_mtime and is_wanted(instrument, path):
+                if oldest <= seen.st_mtime and pipeline.is_wanted(instrument, path):
                     out.append(Stat(path, seen.st_size, seen.st_mtime_ns))
         return out
 
@@ -220,5 +211,5 @@ def inventory(instrument: str, found: list[Stat], known: set[str]) -> Inventory:
     return Inventory(
         night=night.isoformat(), instrument=instrument, on_disk=len(seen),
         announced=sum(s.frame_id in known for s in seen),
-        frame_gaps=frame_gaps(s.path for s in seen),
+        frame_gaps=pipeline.frame_gaps(s.path for s in seen),
     )  # fmt: skip

@@ -78,10 +78,7 @@ def decide(
         storable(identity.koaid)
     except FrameFault as fault:
         return {f"finding.{fault.code}": f"invalid: {fault}"}
-    frame = Frame(
-        hdus=hdus, path=view.path, mtime=mtime, instrument=instrument, values=view.values,
-        identity=identity, facts=Facts(prepared_at=mtime), data=data,
-    )  # fmt: skip
+    frame = Frame(**vars(view), identity=identity, facts=Facts(prepared_at=mtime), data=data)
     outcome = run_rules(frame, instrument.rules)
     _, remarks = small_products(frame, outcome, columns, len(data))
     told = {
