@@ -219,6 +219,13 @@ class Program(Message):
     release_date: Time | None = None
 
 
+class Recipe(Message):
+    """What made a frame's products; `rules` is a digest of the instrument's file and rules."""
+
+    software: str = Field(max_length=64, examples=["koa-rti 0.1.0"])
+    rules: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
 class FilePrepared(FrameMessage):
     """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
 
@@ -233,6 +240,7 @@ class FilePrepared(FrameMessage):
     program: Program
     findings: list[Finding] = []
     timeline: Timeline
+    recipe: Recipe | None = None
 
 
 class Accepted(Message):
@@ -342,6 +350,7 @@ class FrameView(Message, extra="ignore"):
     latency_seconds: float | None = None
     products: list[dict[str, Any]] = []
     program: Program | None = None
+    recipe: Recipe | None = None
     metadata: dict[str, Any] = Field(default={}, description="core columns")
     attempt: int | None = None
     next_attempt_at: Time | None = None

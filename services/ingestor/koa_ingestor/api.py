@@ -85,7 +85,7 @@ async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
     if version is not None:
         if held is None:
             raise NotArchived(f"{name} has no version {version}")
-        values |= held.model_dump(include={"version", "products", "core"})
+        values |= held.model_dump(include={"version", "products", "core", "recipe"})
     return view(values, caller)
 
 
@@ -181,6 +181,40 @@ async def scrub(
     """All versions of one KOAID, or of all of them."""
     deed = (caller.name, why)
     return {"scrub": await ctx.db.write(ctx.store.order_scrub, koaid, deed)}
+
+
+@router.get("/retention", summary="What retention would delete now, and by which policy")
+async def retention(ctx: Ctx, _: Operator) -> dict[str, Any]:
+    """A dry run; with `due_seconds`: what goes by itself once its time has come."""
+    policies = ctx.worker.policies
+    items = await ctx.db.read(ctx.store.retention, policies)
+    return {"policies": policies._asdict(), "items": items}
+
+
+@router.post("/retention", status_code=202, summary="Delete now what the policies say")
+async def retain(ctx: Ctx, caller: Operator, why: Why = "") -> dict[str, Any]:
+    """It is no longer served when this is answered; the audit says when its objects are gone."""
+    policies, deed = ctx.worker.policies, (caller.name, why)
+    items = await ctx.db.write(ctx.store.retain, policies, deed)
+    return {"policies": policies._asdict(), "items": items}
+
+
+class RawFiles(BaseModel):
+    """Which raw files."""
+
+    instrument: str | None = None
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000
+    cursor: str | None = None
+
+
+@router.get("/deletable", summary="Raw files that the summit may delete, oldest first")
+async def deletable(
+    ctx: Ctx, _: Producer, files: Annotated[RawFiles, Query()]
+) -> Page[dict[str, Any]]:
+    """A file may go if its path, size and SHA-256 are those told here: compare before."""
+    told, days = files.model_dump(exclude={"cursor"}), ctx.config.deletable_days
+    rows, more = await ctx.db.read(ctx.store.deletable, days, told, files.cursor)
+    return Page(items=rows, next=more)
 
 
 @router.get("/sources", summary="The last report about every keyword source")

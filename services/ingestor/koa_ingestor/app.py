@@ -45,7 +45,7 @@ class Ingestor(service.Service):
     def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """Return the loops beside the lanes."""
         bucket = partial(self.objects.insist_on, self.config.archive_bucket)
-        return [self.worker.trim, self.worker.measure, bucket]
+        return [self.worker.trim, self.worker.retain, self.worker.measure, bucket]
 
 
 create_app = partial(service.create, Ingestor, router)

@@ -15,6 +15,12 @@ class NotArchived(NotFound):
     code = "not_archived"
 
 
+class VersionDeleted(NotFound):
+    """Retention has deleted this version; a newer one holds the same raw bytes."""
+
+    code, status = "version_deleted", 410
+
+
 class Proprietary(Forbidden):
     """The data are proprietary; a token that names their program is needed."""
 

@@ -46,6 +46,7 @@ class IngestorMetrics(Metrics):
         )
         self.scrubbed = self.counter("koa_scrub_objects_total", "Archived objects read again", "")
         self.scrubbed_bytes = self.counter("koa_scrub_bytes_total", "Bytes of them", "")
+        self.deleted = self.counter("koa_deleted_objects_total", "Objects deleted", "policy")
         self.unscrubbed = self.gauge(
             "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
         )

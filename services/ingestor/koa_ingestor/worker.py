@@ -22,6 +22,7 @@ from .errors import VerificationFailed
 from .metrics import IngestorMetrics
 from .pipeline import Claimed, Verdict, archive_key, is_science
 from .store import Store
+from .store.retention import Policies
 from .store.schema import Frame
 
 logger = structlog.get_logger("koa_ingestor")
@@ -146,14 +147,35 @@ class Worker:
         self.store.note(session, job, failure.finding("promote"), status, failure)
 
     async def sweep(self, job: Job) -> None:
-        """Empty a frame's staging; a canary leaves the archive, too."""
-        places = [(self.config.staging_bucket, job.payload["prefix"])]
-        if koaid := job.payload.get("koaid"):
+        """Delete what retention says: a frame's staging, quarantine, a superseded version."""
+        told, staging, archive = job.payload, self.config.staging_bucket, self.config.archive_bucket
+        bucket, upto = archive if told.get("policy") == "versions" else staging, told.get("upto")
+        keys = [
+            key
+            for key in await self.objects.names(bucket, told["prefix"])
+            if upto is None or int(key.split("/")[1]) <= upto
+        ]
+        doomed = [(bucket, keys)]
+        if koaid := told.get("koaid"):  # a canary leaves the archive, too
             home = archive_key((job.grp, 0, koaid, 1), "").removesuffix("v1/")
-            places.append((self.config.archive_bucket, home))
-        for bucket, prefix in places:
-            await self.objects.remove(bucket, await self.objects.names(bucket, prefix))
-        await self.db.write(self.store.swept, job)
+            doomed.append((archive, list(await self.objects.names(archive, home))))
+        self.workshop.insist(job)
+        for where, names in doomed:
+            await self.objects.remove(where, names)
+        await self.db.write(self.store.swept, job, sum(len(names) for _, names in doomed))
+        self.metrics.deleted.labels(told.get("policy", "staging")).inc(len(keys))
+
+    @property
+    def policies(self) -> Policies:
+        """Return how long what is kept."""
+        config = self.config
+        return Policies(config.quarantine_days, config.version_days, config.versions_keep)
+
+    async def retain(self) -> None:
+        """Delete once an hour what the policies say."""
+        while True:
+            await self.db.write(self.store.retain, self.policies, ("retention", "by its policy"))
+            await asyncio.sleep(3600)
 
     async def scrub(self, job: Job) -> None:
         """Read archived objects again: some of what is due, or a KOAID that is named."""

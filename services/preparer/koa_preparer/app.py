@@ -26,6 +26,7 @@ from .pipeline.instruments import open_instruments
 from .providers.gather import open_provider
 from .store import Store, jobs, outbox
 from .worker import Worker
+from .worker.campaigns import count_campaigns
 from .worker.reading import Reader
 
 
@@ -53,6 +54,10 @@ class Preparer(service.Service):
             config, self.store, reader, self.ingestor, self.provider, self.metrics,
             self.workshop, columns,
         )  # fmt: skip
+
+    async def start(self) -> None:
+        """Tell how the campaigns stand."""
+        await count_campaigns(self.worker)
 
     async def _look_ahead(self) -> None:
         """Ask who observes tonight before the night's first frame does, and tell who may now."""

@@ -20,21 +20,27 @@ from pydantic_core import to_json, to_jsonable_python
 
 from ..client import PeerFault, open_http
 from ..errors import DependencyDown, KoaError
+from .campaign import Campaigns, Keeping
 from .koa import Koa, Peers
 
 COLUMNS = (
-    "at", "service", "who", "verb", "target", "why", "retried", "fingerprint", "count", "first",
-    "last", "example", "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword",
+    "campaign", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint",
+    "count", "first", "last", "example", "frame_id", "koaid", "heard", "source", "name",
+    "instrument", "keyword",
     "value", "connected", "paused", "paused_why", "heartbeat_age", "last_frame_at", "status",
     "step", "path", "decision", "reason", "code", "severity", "message", "size", "version",
-    "product", "found", "changed",
+    "product", "found", "changed", "state", "note", "generation", "fault", "changes", "policy",
+    "prefix", "since", "due_seconds", "objects", "bytes", "sha256", "acquired",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-main = typer.Typer(
-    help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)  # fmt: skip
+LOOKS: dict[str, Any] = {
+    "no_args_is_help": True, "add_completion": False, "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}  # fmt: skip
+main = typer.Typer(help=__doc__, **LOOKS)
+campaign = typer.Typer(help=Campaigns.__doc__, **LOOKS)
+main.add_typer(campaign, name="campaign")
 
 
 async def reach(work: Callable[[Koa], Awaitable[Any]]) -> Any:
@@ -64,10 +70,14 @@ def text(answer: Any) -> str:
     data = to_jsonable_python(answer)
     data = data.get("items", data) if isinstance(data, dict) else data
     if isinstance(data, dict):
-        return data.get("why") or "\n".join(
-            text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
-            for name, value in data.items()
-            if value not in (None, [], {})
+        return (
+            data["why"]
+            if "frame" in data
+            else "\n".join(
+                text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
+                for name, value in data.items()
+                if value not in (None, [], {})
+            )
         )
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
     cells = [["-" if row.get(n) in (None, "") else str(row[n]) for n in names] for row in data]
@@ -76,12 +86,16 @@ def text(answer: Any) -> str:
     return "\n".join(lines) or "none"
 
 
-def add(method: Callable[..., Awaitable[Any]]) -> None:
+def add(
+    method: Callable[..., Awaitable[Any]],
+    to: typer.Typer = main,
+    of: Callable[[Koa], Any] = lambda koa: koa,
+) -> None:
     """Make a method a command, with the option --json."""
 
     @wraps(method)
     def command(*, as_json: bool, **options: Any) -> None:
-        answer = asyncio.run(reach(lambda koa: method(koa, **options)))
+        answer = asyncio.run(reach(lambda koa: method(of(koa), **options)))
         typer.echo(to_json(answer, indent=2) if as_json else text(answer))
         failed = isinstance(answer, dict) and {"failed", "refused"} & answer.keys()
         if failed or getattr(answer, "decision", "") == "ignored":
@@ -91,12 +105,15 @@ def add(method: Callable[..., Awaitable[Any]]) -> None:
     last = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     given = [*list(plain.parameters.values())[1:], last]
     command.__signature__ = plain.replace(parameters=given)  # type: ignore[attr-defined]
-    main.command(method.__name__)(command)
+    to.command(method.__name__)(command)
 
 
-for name, method in vars(Koa).items():
+for name, method in (*vars(Koa).items(), *vars(Keeping).items()):
     if not name.startswith("_"):
         add(method)
+for name, method in vars(Campaigns).items():
+    if not name.startswith("_"):
+        add(method, campaign, lambda koa: koa.campaigns)
 
 
 @main.command()

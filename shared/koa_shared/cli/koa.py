@@ -18,17 +18,15 @@ from ..config import PeerUrl, Settings
 from ..contracts import FrameView, Page, Status, Submission, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
-from .many import fits, groups, plan, selection, summary
+from .campaign import Campaigns, Keeping
+from .many import groups
 from .why import sentence, unknown
+from .words import Fraction, Text, Why
 
-Why = Annotated[str, Option(help="The reason, for the record.")]
-Text = Annotated[str | None, Option()]
 Codes = Annotated[list[str], Option(help="A finding's code; may be repeated.")]
 As = Annotated[Literal["version", "padded"], Option("--as")]
-Fraction = Annotated[Literal["production", "padded"] | None, Option()]
 Name = Annotated[str | None, Argument()]
 All = Annotated[bool, Option("--all", help="Each frame.")]
-Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 
 
 def _here(port: int) -> str:
@@ -52,13 +50,14 @@ class Peers(Settings):
     ca_file: Path | None = None
 
 
-class Koa:
+class Koa(Keeping):
     """The clients of the three services; a frame is named by ID, KOAID, path or file name."""
 
     def __init__(self, peers: Peers, http: httpx.AsyncClient) -> None:
         self._monitor = Monitor("monitor", peers.monitor_url, http)
         self._preparer = Preparer("preparer", peers.preparer_url, http)
         self.ingestor = Ingestor("ingestor", peers.ingestor_url, http)
+        self.campaigns = Campaigns(self._preparer)
 
     async def submit(
         self, path: str, instrument: Text = None, source: Text = None, why: Why = ""
@@ -144,31 +143,11 @@ class Koa:
         return await self._order(name, "release", waive=waive, why=why)
 
     async def reprocess(
-        self, name: Name = None, why: Why = "", progid: Text = None, fraction: Fraction = None,
-        instrument: Text = None, night: Text = None, where: Where = None, dry_run: bool = False,
-    ) -> Any:  # fmt: skip
-        """Make a frame's products anew, or those of all that are selected: a new version.
-
-        Repeat it if it broke off; frames on their way are skipped.
-        """
+        self, name: str, why: Why = "", progid: Text = None, fraction: Fraction = None
+    ) -> Any:
+        """Make a frame's products anew: a new version.  For many frames: `koa campaign`."""
         options = {"why": why, "progid": progid, "fraction": fraction}
-        if one := _one(name, instrument, night, where):
-            return await self._order(one, "reprocess", **options)
-        chosen = await self._every(**selection(instrument, night, where or ()))
-        rows = {frame.frame_id: plan(frame) for frame in chosen if fits(frame, where or ())}
-        for frame_id, row in rows.items() if not dry_run else ():
-            if row["decision"] == "reprocess":
-                row["decision"] = await self._reprocess(frame_id, **options)
-        return summary(list(rows.values()), dry_run=dry_run)
-
-    async def _reprocess(self, frame_id: str, **options: Any) -> str:
-        try:
-            await self._preparer.order(f"frames/{frame_id}/reprocess", **options)
-        except PeerRefused as refusal:
-            return "on its way" if refusal.code == "not_an_end" else f"refused, {refusal}"
-        except DependencyDown as down:
-            return f"failed, {down}"
-        return "ordered"
+        return await self._order(name, "reprocess", **options)
 
     async def _every(self, **filters: Any) -> list[FrameView]:
         """Return all frames that match."""

@@ -1,5 +1,6 @@
 """The catalogue: all SQL of the ingestor; every method is a function of a session."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -29,8 +30,8 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .fixity import Fixity
 from .reads import of_frame
+from .retention import Retention
 from .rows import describe, merge, new_version, set_program, take_turns
 from .schema import (
     Damage,
@@ -51,7 +52,7 @@ DAMAGE: Any = {"code": "OBJECT_DAMAGED", "severity": Severity.ERROR, "step": "sc
 EVENT_KEY = {"frame_id", "service", "seq", "generation", "at", "status", "step"}
 
 
-class Store(Fixity):
+class Store(Retention):
     """Frames, versions, events and the stream."""
 
     def __init__(self, queue: JobQueue, published: Callable[[], object]) -> None:
@@ -84,14 +85,28 @@ class Store(Fixity):
         if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
             frame.step, frame.fingerprint = event.step, event.fingerprint
-        if event.program is not None:
-            set_program(frame, event.program)
-        if event.weather:
-            frame.core = (frame.core or {}) | event.weather
+        if event.program is not None or event.weather:
+            self._enrich(session, frame, event)
         # What comes late adds to the record, but is no news to who watches.
         if moved or event.findings or event.program or not Status(frame.status).is_end:
             self.publish(session, frame)
         return True
+
+    def _enrich(self, session: Session, frame: Frame, event: Event) -> None:
+        """Facts came late: the record says so, pixels and header stay as they are archived."""
+        late, before = event.weather or {}, frame.program
+        if event.program is not None:
+            set_program(frame, event.program)
+        frame.core = (frame.core or {}) | late
+        mine = {"frame_id": frame.frame_id, "generation": frame.generation}
+        for held in session.exec(select(Version).filter_by(**mine)):
+            held.core = (held.core or {}) | late
+        # Which version of the facts that is.
+        told = [event.program and event.program.model_dump_json(), sorted(late.items())]
+        facts = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        changed = {"facts": facts, "weather": late, "program": [before, frame.program]}
+        deed = (f"koa-{event.service}", "facts that came late")
+        self.audit.record(session, "enrich", frame.frame_id, deed, **changed)
 
     def _frame_for(self, session: Session, event: Event) -> Frame:
         frame = self._locked(session, event.frame_id)
@@ -251,7 +266,7 @@ class Store(Fixity):
         mine = {"koaid": prepared.koaid, "version": version}
         row = session.exec(select(Version).filter_by(**mine)).one()
         row.products = [product.model_dump(mode="json") for product in prepared.products]
-        row.header, row.core = prepared.header, prepared.metadata
+        row.header, row.core = prepared.header, prepared.metadata | (row.core or {})
         row.committed_at = row.scrubbed_at = timeline.available
         session.add(row)
         if prepared.generation >= frame.generation:
@@ -285,14 +300,20 @@ class Store(Fixity):
     def plan_sweep(self, session: Session, prepared: FilePrepared, delay: float) -> None:
         """Empty this frame's staging after `delay` seconds (design 5)."""
         key = f"{prepared.frame_id}:{prepared.generation}"
-        payload = {"prefix": key.replace(":", "/") + "/"}
+        # What earlier generations and attempts left goes with it.
+        payload: dict[str, Any] = {"prefix": f"{prepared.frame_id}/", "upto": prepared.generation}
         if prepared.origin == Origin.CANARY:
             payload["koaid"] = prepared.koaid
         self.queue.put(session, NewJob("sweep", key, prepared.instrument, payload, delay=delay))
 
-    def swept(self, session: Session, job: Job) -> None:
-        """Staging is empty; of a canary nothing is left."""
+    def swept(self, session: Session, job: Job, count: int) -> None:
+        """Objects are deleted, and that is on record; of a canary nothing is left."""
         self.queue.finish(session, job)
+        told, who = job.payload, ("retention", "its frame is done with")
+        target = told.get("target", job.key.partition(":")[0])
+        more = {"policy": told.get("policy", "staging"), "prefix": told["prefix"]}
+        deed = tuple(told.get("deed", who))
+        self.audit.record(session, "delete", target, deed, **more, objects=count)
         if "koaid" in job.payload:
             frame_id = job.key.rsplit(":", 1)[0]
             for table in (Frame, FrameCode, Version, Prepared, EventSeen):

@@ -10,7 +10,7 @@ from koa_shared.contracts import Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
-from ..errors import UnknownFrame
+from ..errors import UnknownFrame, VersionDeleted
 from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version, audit
 
 COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
@@ -42,6 +42,8 @@ class Reads:
         wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
         kept = select(Version).where(col(Version.committed_at).is_not(None))
         held = session.exec(kept.filter_by(**wanted)).first()
+        if held and held.deleted_at:
+            raise VersionDeleted(f"version {held.version} was deleted; {frame.version} is current")
         return (session.get_one(Frame, held.frame_id) if held else frame), held
 
     def frames(

@@ -1,10 +1,14 @@
 """Instruments as the preparer takes them, and what they decide about a frame."""
 
+import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from koa_shared import fits
+from koa_shared.contracts import Recipe
 from koa_shared.errors import FrameFault
 from koa_shared.ids import Fraction
 from koa_shared.instruments import Instrument, InstrumentError, load_instruments
@@ -33,6 +37,20 @@ def open_instruments(
             raise InstrumentError(f"{name}.toml: the catalogue has no {sorted(unknown)}")
         columns[name] = columns_of(name, tables, instrument.columns)
     return instruments, columns
+
+
+def recipes(
+    instruments: Mapping[str, Instrument], columns: Mapping[str, Columns]
+) -> dict[str, Recipe]:
+    """Return what makes the products of each instrument: its file, its columns, the code."""
+    home, found = Path(__file__).parents[1], dict[str, Recipe]()
+    files = [p for room in ("rules", "pipeline") for p in sorted((home / room).glob("*.py"))]
+    code = b"".join(file.read_bytes() for file in (*files, home / "preview.py"))
+    for name, instrument in instruments.items():
+        told = f"{instrument.model_dump_json()}{columns[name]!r}".encode()
+        rules = hashlib.sha256(told + code).hexdigest()[:16]
+        found[name] = Recipe(software=f"koa-rti {version('koa-rti')}", rules=rules)
+    return found
 
 
 def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:

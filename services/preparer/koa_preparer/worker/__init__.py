@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -31,6 +32,7 @@ from ..config import Config
 from ..metrics import PreparerMetrics
 from ..pipeline import frame as make
 from ..pipeline.frame import Content, Digests
+from ..pipeline.instruments import recipes
 from ..pipeline.metadata import Column
 from ..pipeline.tables import warning
 from ..providers import Facts, Night
@@ -47,6 +49,7 @@ from ..rules import (
     schedule_of,
 )
 from ..store import File, Store
+from .campaigns import campaign, rehearse
 from .reading import Raw, Reader, think
 
 logger = structlog.get_logger("koa_preparer")
@@ -65,6 +68,7 @@ class Made:
     raw: Digests
     findings: list[Finding]
     timeline: Timeline
+    refusal: Status | None  # what its findings end it as
 
 
 @dataclass
@@ -83,12 +87,15 @@ class Worker:
     def __post_init__(self) -> None:
         self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
+        self.shelf = partial(Shelf, self)
+        self.recipes = recipes(self.instruments, self.columns)
         slots, budget = self.config.workers, self.config.bytes_in_flight
         how: Any = {"slots": slots, "spare": (slots + 1) // 2, "needs": ("s3",), "budget": budget}
         self.workshop.add(
             Lane("prepare", self.prepare, self._failed, paused=self._paused, **how),
             Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
             Lane("enrich", self.enrich, slots=1),
+            Lane("campaign", partial(campaign, self), slots=1, needs=("ingestor",)),
         )
 
     def _paused(self, session: Session) -> frozenset[str]:
@@ -98,6 +105,8 @@ class Worker:
         """Prepare one file and store its products; INVALID if the file is at fault."""
         row = await self.db.read(self.store.file_of, job)
         logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
+        if job.payload:
+            return await rehearse(self, row, job)
         data: memoryview | None = None
         try:
             # The start is put on record while the file is read.
@@ -138,6 +147,19 @@ class Worker:
             self.metrics.findings.labels(finding.code, row.instrument).inc()
 
     async def _prepare(self, row: File, job: Job, raw: Raw) -> None:
+        made = await self.decide(row, job, raw)
+        if any(finding.code == "CLOCK_SKEW" for finding in made.findings):
+            self.metrics.skew.labels(row.instrument).inc()
+        if made.refusal is None:
+            await self._store(row, job, raw, made)
+            return
+        findings = made.findings
+        if made.refusal is Status.INVALID:
+            findings = [*await self._quarantine(row, raw.data, findings), *findings]
+        await self._end(job, made.refusal, findings)
+
+    async def decide(self, row: File, job: Job, raw: Raw, at: datetime | None = None) -> Made:
+        """Decide all about a frame; `at` is when it is said to be prepared, if not now."""
         instrument, options = self.instruments[row.instrument], row.options or {}
         mtime = datetime.fromtimestamp(raw.mtime_ns / 1e9, UTC)
         view = View(list(raw.structure.hdus), row.path, mtime, instrument)
@@ -148,6 +170,7 @@ class Worker:
             hashing = group.create_task(think(make.digests, raw.data))
             checking = group.create_task(self._checksums(row, raw))
             facts = await self._facts(row, view, identity.ut, hashing)
+            facts = facts.model_copy(update={"prepared_at": at}) if at else facts
             frame = Frame(
                 hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument,
                 values=view.values, identity=identity, facts=facts, data=raw.data,
@@ -156,23 +179,17 @@ class Worker:
         trigger = Trigger.model_validate(row.trigger) if row.trigger else None
         stamp = trigger.time if trigger else None
         acquired, skew = make.acquired_time(raw.mtime_ns, row.detected, stamp)
-        if skew:
-            self.metrics.skew.labels(row.instrument).inc()
         findings = [*outcome.findings, *make.odd_structure(raw.structure), *checking.result()]
         findings += skew
         waived = options.get("waive") or {}
-        worst = {f.severity for f in findings if f.code not in waived}
+        worst = {f.severity for f in findings if f.code not in waived} - {Severity.WARNING}
         findings += make.waivers(findings, waived)
-        if worst - {Severity.WARNING}:
-            status = Status.INVALID if Severity.INVALID in worst else Status.ERROR
-            findings.sort(key=lambda f: (f.severity == status.lower(), f.severity != "warning"))
-            if status is Status.INVALID:
-                findings = [*await self._quarantine(row, raw.data, findings), *findings]
-            await self._end(job, status, findings)
-            return
+        refusal = None
+        if worst:
+            refusal = Status.INVALID if Severity.INVALID in worst else Status.ERROR
+            findings.sort(key=lambda f: (f.severity == refusal.lower(), f.severity != "warning"))
         timeline = Timeline(acquired=acquired)
-        made = Made(frame, outcome, hashing.result(), findings, timeline)
-        await self._store(row, job, raw, made)
+        return Made(frame, outcome, hashing.result(), findings, timeline, refusal)
 
     async def _checksums(self, row: File, raw: Raw) -> list[Finding]:
         """Check the FITS sums; a mismatch is read once more before it is believed."""
@@ -201,45 +218,26 @@ class Worker:
             known = Facts(prepared_at=now, night=night, override=override)
             return identify_program(view, ut, known).proposal
 
-        return await gather_facts(
+        facts = await gather_facts(
             self.provider, instrument=row.instrument, telescope=view.telescope or 1, ut=ut,
             schedule=schedule_of(view), semid_of=semid_of, wait=wait,
         )  # fmt: skip
+        return facts.model_copy(update={"override": override})
 
     async def _store(self, row: File, job: Job, raw: Raw, made: Made) -> None:
-        """Send header + rest as one object, and the small products beside it."""
-        frame, koaid = made.frame, made.frame.identity.koaid
-        header = await think(fits.edit_header, raw.data, frame.hdus[0], made.outcome.updates)
-        rest = raw.data[frame.hdus[0].data_start :]
-        size, now = len(header) + len(rest), utcnow()
+        """Send the products, while it is put on record that they are on their way."""
+        frame, now = made.frame, utcnow()
         times = Timeline.model_validate(row.timeline or {})
         times = times.merged(made.timeline).merged(Timeline(process_end=now, transfer_start=now))
         fixed = {
-            "koaid": koaid, "facts": frame.facts.model_dump(mode="json"),
+            "koaid": frame.identity.koaid, "facts": frame.facts.model_dump(mode="json"),
             "raw_sha256": made.raw.sha256, "read_size": made.raw.size,
-            "read_mtime_ns": raw.mtime_ns,
+            "read_mtime_ns": raw.mtime_ns, "rules": self.recipes[row.instrument].rules,
         }  # fmt: skip
         async with asyncio.TaskGroup() as group:
             group.create_task(self.db.write(self.store.transferring, job, times, **fixed))
-            shelf = Shelf(self, group, f"{row.frame_id}/{row.generation}/{job.token}")
-            main = group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
-            drawing = group.create_task(think(make.preview_products, frame))
-            columns = self.columns[row.instrument]
-            small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
-            pictures, odd = await drawing
-            await asyncio.gather(main, *map(shelf.put, (*small, *pictures)))
-            await shelf.put(make.md5_product(koaid, shelf.digests))
-            findings = [*made.findings, *remarks, *odd]
-            prepared = FilePrepared(
-                frame_id=row.frame_id, generation=row.generation, attempt=job.token,
-                koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
-                path=row.path, utdatetime=frame.identity.ut, products=shelf.products,
-                raw=RawFile(size=made.raw.size, sha256=made.raw.sha256, md5=made.raw.md5),
-                metadata=core_metadata(frame, made.outcome, size),
-                header=make.read_header(header).as_list(),
-                program=program_of(frame, made.outcome), findings=findings, timeline=times,
-            )  # fmt: skip
-            await shelf.put(make.manifest(prepared))
+            shelf = self.shelf(group, f"{row.frame_id}/{row.generation}/{job.token}")
+            prepared = await self.fill(shelf, row, job, made, times)
         times = times.merged(Timeline(transfer_end=utcnow()))
         last = {"products": shelf.products, "timeline": times}
         enrich_in = ENRICH_FIRST if frame.facts.missing else None
@@ -247,10 +245,42 @@ class Worker:
         await self.db.write(self.store.transferred, job, prepared, enrich_in)
         self.metrics.bytes_read.labels(row.instrument).inc(made.raw.size)
         self.metrics.bytes_sent.labels(row.instrument).inc(sum(p.size for p in shelf.products))
-        self._count(row, findings)
+        self._count(row, prepared.findings)
+
+    async def fill(
+        self, shelf: "Shelf", row: File, job: Job, made: Made, times: Timeline
+    ) -> FilePrepared:
+        """Put header + rest as one object on the shelf, and the small products beside it."""
+        frame, koaid = made.frame, made.frame.identity.koaid
+        header = await think(fits.edit_header, frame.data, frame.hdus[0], made.outcome.updates)
+        rest = memoryview(frame.data)[frame.hdus[0].data_start :]
+        size = len(header) + len(rest)
+        async with asyncio.TaskGroup() as group:
+            main = group.create_task(shelf.put(Content(f"{koaid}.fits", "fits", (header, rest))))
+            drawing = group.create_task(think(make.preview_products, frame))
+            columns = self.columns[row.instrument]
+            small, remarks = await think(make.small_products, frame, made.outcome, columns, size)
+            pictures, odd = await drawing
+            await asyncio.gather(main, *map(shelf.put, (*small, *pictures)))
+        await shelf.put(make.md5_product(koaid, shelf.digests))
+        prepared = FilePrepared(
+            frame_id=row.frame_id, generation=row.generation, attempt=job.token,
+            koaid=koaid, instrument=row.instrument, level=row.level, origin=row.origin,
+            path=row.path, utdatetime=frame.identity.ut, products=shelf.products,
+            raw=RawFile(size=made.raw.size, sha256=made.raw.sha256, md5=made.raw.md5),
+            metadata=core_metadata(frame, made.outcome, size),
+            header=make.read_header(header).as_list(), program=program_of(frame, made.outcome),
+            findings=[*made.findings, *remarks, *odd], timeline=times,
+            recipe=self.recipes[row.instrument],
+        )  # fmt: skip
+        await shelf.put(make.manifest(prepared))
+        return prepared
 
     def _failed(self, session: Session, job: Job, failure: Failure) -> None:
-        self.store.note(session, job, failure.finding(job.queue), failure)
+        if not job.payload:
+            self.store.note(session, job, failure.finding(job.queue), failure)
+        elif failure.delay is None:
+            self.store.tried(session, job, None, failure.fingerprint)
 
     async def hand_over(self, job: Job) -> None:
         """Tell the ingestor what lies in staging."""
@@ -272,6 +302,8 @@ class Worker:
     async def enrich(self, job: Job) -> None:
         """Ask again for facts that were not there in time; touch no pixel."""
         row = await self.db.read(self.store.file_of, job)
+        if not (row.timeline or {}).get("notified"):  # what is handed over would undo it
+            raise NotYet("it is not handed over yet", ENRICH_FIRST)
         before, prepared = (
             Facts.model_validate(row.facts),
             FilePrepared.model_validate(row.prepared),
@@ -294,14 +326,18 @@ class Worker:
         weather = {k: v for k, (v, _) in outcome.keywords.items() if k.startswith(("WX", "GUID"))}
         told = {"program": program_of(frame, outcome), "weather": weather or None}
         facts = now.model_dump(mode="json")
-        await self.db.write(self.store.enriched, job, facts, **told)
+        later = ENRICH_LATER if now.missing else None
+        await self.db.write(self.store.enriched, job, facts, later, **told)
 
 
 class Shelf:
     """One attempt's place in staging, and what lies there or is on its way."""
 
-    def __init__(self, worker: Worker, group: asyncio.TaskGroup, prefix: str) -> None:
-        self._objects, self._bucket = worker.objects, worker.config.staging_bucket
+    def __init__(
+        self, worker: Worker, group: asyncio.TaskGroup, prefix: str, *, sends: bool = True
+    ) -> None:
+        self._sends, self._objects = sends, worker.objects
+        self._bucket = worker.config.staging_bucket
         self._group, self._prefix = group, prefix
         self._kept: dict[str, Product | None] = {}  # in the order of their making
         self.digests: dict[str, Digests] = {}
@@ -310,7 +346,8 @@ class Shelf:
         """Begin to send a product, in the group; return once its digests are known."""
         name, key = content.name, f"{self._prefix}/{content.name}"
         self._kept[name] = None
-        self._group.create_task(self._objects.put(self._bucket, key, *content.buffers))
+        if self._sends:
+            self._group.create_task(self._objects.put(self._bucket, key, *content.buffers))
         self.digests[name] = found = await think(make.digests, *content.buffers)
         self._kept[name] = Product(name=name, role=content.role, key=key, **found._asdict())
 

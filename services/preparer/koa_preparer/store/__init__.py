@@ -3,10 +3,9 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.orm import registry
-from sqlmodel import BigInteger, Field, Session, SQLModel, col, select
+from sqlmodel import Session, col, select
 
-from koa_shared.audit import Audit, Deed
+from koa_shared.audit import Deed
 from koa_shared.contracts import (
     Event,
     FilePrepared,
@@ -18,13 +17,17 @@ from koa_shared.contracts import (
     Timeline,
     utcnow,
 )
-from koa_shared.db import insert_new, json_field, time_field
+from koa_shared.db import insert_new
 from koa_shared.jobs.fingerprint import mark
-from koa_shared.jobs.outbox import Outbox, outbox_table
-from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
+from koa_shared.jobs.outbox import Outbox
+from koa_shared.jobs.queue import Job, JobQueue, NewJob
 from koa_shared.jobs.workshop import Failure
 
-from .errors import NotAnEnd, UnknownFrame
+from ..errors import NotAnEnd, UnknownFrame
+from .campaigns import FAULTS, Campaigns
+from .schema import File, audit, jobs, metadata, outbox
+
+__all__ = ["File", "Store", "audit", "jobs", "metadata", "outbox"]
 
 LIVE, MANUAL, BACKLOG, REPROCESS = 0, 2, 4, 6  # an odd one is a calibration's
 PRIORITY = {
@@ -33,59 +36,10 @@ PRIORITY = {
 }  # fmt: skip
 
 # Which ends an operator's verb leaves by a new generation.
-FAULTS = (Status.ERROR, Status.INVALID)
 LEAVES = {"retry": FAULTS, "release": FAULTS, "reprocess": (*FAULTS, Status.TRANSFERRED)}
 
 
-class Base(SQLModel, registry=registry()):
-    """The preparer's own tables."""
-
-
-metadata = Base.metadata
-audit = Audit(metadata)
-jobs = job_table(metadata)
-outbox = outbox_table(metadata)
-
-
-class File(Base, table=True):
-    """One announced file and the last generation of its preparation."""
-
-    frame_id: str = Field(primary_key=True)
-    path: str = Field(index=True)
-    size: int = Field(sa_type=BigInteger)
-    mtime_ns: int = Field(sa_type=BigInteger)
-    instrument: str
-    source: str
-    level: int
-    origin: str
-    detected: datetime = time_field(index=True)
-    trigger: dict[str, Any] | None = json_field()
-    generation: int = 1
-    status: str
-    step: str = "announced"
-    seq: int = 0
-    koaid: str | None = None
-    seen_size: int | None = Field(default=None, sa_type=BigInteger)
-    seen_at: datetime | None = time_field(default=None)
-    read_size: int | None = Field(default=None, sa_type=BigInteger)
-    read_mtime_ns: int | None = Field(default=None, sa_type=BigInteger)
-    raw_sha256: str | None = None
-    facts: dict[str, Any] | None = json_field()
-    options: dict[str, Any] = json_field()
-    timeline: dict[str, Any] = json_field()
-    findings: list[Any] = json_field()
-    prepared: dict[str, Any] | None = json_field()
-    attempt: int = 0
-    next_attempt_at: datetime | None = time_field(default=None)
-    fingerprint: str | None = Field(default=None, index=True)  # of an ERROR
-
-    def merge(self, timeline: Timeline) -> None:
-        """Add what is new to the timeline; nothing is rewritten."""
-        merged = Timeline.model_validate(self.timeline or {}).merged(timeline)
-        self.timeline = merged.model_dump(mode="json", exclude_none=True)
-
-
-class Store:
+class Store(Campaigns):
     """Announced files, what became of them, and what is still to do."""
 
     def __init__(self, queue: JobQueue, events: Outbox) -> None:
@@ -111,10 +65,11 @@ class Store:
         return fresh, row
 
     def _enqueue(
-        self, session: Session, row: File, queue: str, *, later: int = 0, **more: Any
-    ) -> None:
+        self, session: Session, row: File, queue: str, *, later: int = 0, turn: str = "",
+        **more: Any,
+    ) -> None:  # fmt: skip
         job = NewJob(
-            queue, f"{row.frame_id}:{row.generation}", row.instrument,
+            queue, f"{row.frame_id}:{turn or row.generation}", row.instrument,
             priority=PRIORITY[Origin(row.origin)] + later, sort_at=row.mtime_ns / 1e9,
             size=row.size if queue == "prepare" else 0, **more,
         )  # fmt: skip
@@ -200,10 +155,20 @@ class Store:
         status = Status.ERROR if parked else Status(row.status)
         self.tell(session, row, status, finding.step, findings=[finding])
 
-    def enriched(self, session: Session, /, job: Job, facts: dict[str, Any], **late: Any) -> None:
-        """Facts came after the hand-over: tell them, touch no pixel."""
+    def enriched(
+        self, session: Session, /, job: Job, facts: dict[str, Any], later: float | None, **late: Any
+    ) -> None:
+        """Facts came after the hand-over: tell them, touch no pixel; ask again for the rest."""
         row = self._row(session, job, done=True)
         row.facts = facts
+        if row.prepared:  # what a catalogue that was restored is told again
+            core = row.prepared["metadata"] | (late.get("weather") or {})
+            row.prepared = row.prepared | {
+                "program": late["program"].model_dump(mode="json"),
+                "metadata": core,
+            }
+        if later is not None:
+            self._enqueue(session, row, "enrich", trace=job.trace, delay=later)
         self.tell(session, row, Status(row.status), "enrich", **late)
 
     def tell(
