@@ -30,7 +30,7 @@ from koa_shared.jobs.workshop import Failure
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
 from .fixity import Fixity
-from .reads import of_frame
+from .nights import of_frame
 from .rows import describe, merge, new_version, set_program, take_turns
 from .schema import (
     Damage,
