@@ -99,13 +99,13 @@ async def test_no_inventory_is_lost_while_one_is_told(
         Inventory(night="2025-12-08", instrument="KCWI", on_disk=n, announced=n) for n in (1, 2)
     )
     told: list[Inventory] = []
-    monitor.worker.inventories["KCWI"] = first
+    monitor.worker.inventories["KCWI", NOON.date()] = first
 
     async def tell(batch: Any) -> None:
         if batch.inventory:
             told.append(batch.inventory)
         if batch.inventory is first:
-            monitor.worker.inventories["KCWI"] = second  # a rescan ends just then
+            monitor.worker.inventories["KCWI", NOON.date()] = second  # a rescan ends just then
         if second in told:
             raise DependencyDown("ingestor", "it could not be told")
 
@@ -116,7 +116,7 @@ async def test_no_inventory_is_lost_while_one_is_told(
         while len(told) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert told == [first, second]
-    assert monitor.worker.inventories == {"KCWI": second}
+    assert monitor.worker.inventories == {("KCWI", NOON.date()): second}
     reporting.cancel()
 
 

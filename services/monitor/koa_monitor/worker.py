@@ -157,11 +157,15 @@ class Worker:
                 await self.db.write(self.store.accept, file, logs.new_trace())
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
-        for night in nights:
-            seen = inventory((instrument.name, night, now), found, known)
-            self.inventories[instrument.name, night] = seen
-            if night == now.date():
-                self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
+        self._inventory(
+            instrument.name,
+            {n: inventory((instrument.name, n, now), found, known) for n in sorted(nights)},
+        )
+
+    def _inventory(self, instrument: str, seen: dict[date, Inventory]) -> None:
+        for night, one in seen.items():  # tonight's is the last
+            self.inventories[instrument, night] = one
+            self.metrics.gaps.labels(instrument).set(len(one.frame_gaps))
 
     async def _measure(self, instrument: Instrument, root: str) -> None:
         look = partial(shutil.disk_usage, self.disks.map.local(root))

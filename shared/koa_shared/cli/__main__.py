@@ -130,7 +130,8 @@ def night(
 
     async def ask(koa: Koa) -> dict[str, Any]:
         told = await koa.ingestor.call(NightReport, "GET", f"/v1/nights/{date}")
-        files, cursor = list[Kept](), ""
+        files: list[Kept] = []
+        cursor: str | None = ""
         while cursor is not None:
             where = f"/v1/nights/{date}/manifest"
             page = await koa.ingestor.call(Page[Kept], "GET", where, cursor=cursor)

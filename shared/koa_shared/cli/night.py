@@ -52,7 +52,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     def cell(value: Any) -> str:
         kind = ' class="n"' if isinstance(value, int | float) else ""
-        return f"<td{kind}>{'–' if value is None else escape(str(value))}</td>"
+        return f"<td{kind}>{'-' if value is None else escape(str(value))}</td>"
 
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)

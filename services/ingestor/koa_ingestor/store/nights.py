@@ -39,11 +39,12 @@ class Nights:
 
     def nights(self, session: Session) -> list[NightCount]:
         """Return the nights there are, the newest first, at most 1,000."""
-        by = (col(Frame.night), col(Frame.instrument))
+        by: Any = (col(Frame.night), col(Frame.instrument))
         mine = (col(Frame.night).is_not(None), col(Frame.origin) != Origin.CANARY)
         found: dict[str, dict[str, int]] = {}
-        query = select(*by, func.count()).where(*mine).group_by(*by).order_by(by[0].desc(), by[1])
-        for night, instrument, count in session.exec(query):
+        query = sa_select(*by, func.count()).where(*mine)
+        query = query.group_by(*by).order_by(by[0].desc(), by[1])
+        for night, instrument, count in session.execute(query):
             found.setdefault(night, {})[instrument] = count
         return [NightCount(night=n, instruments=i) for n, i in list(found.items())[:1000]]
 
@@ -55,8 +56,8 @@ class Nights:
             for row in session.exec(select(NightSeen).filter_by(night=night))
         }
         told = report(self._groups(session, night, caller), moments, seen, night, utcnow())
-        columns = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
-        rows = session.execute(select(*columns).where(col(Frame.frame_id).in_(slow)))
+        columns: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
+        rows = session.execute(sa_select(*columns).where(col(Frame.frame_id).in_(slow)))
         worst = sorted((slowest(row._asdict()) for row in rows), key=lambda s: -s.latency_seconds)
         findings = self._findings(session, night)
         return told.model_copy(update={"worst": worst, "findings": findings})
