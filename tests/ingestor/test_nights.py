@@ -10,6 +10,7 @@ from koa_shared.reports import Inventory, Verdict
 from tests.conftest import NOON
 
 NIGHT = NOON.date().isoformat()
+NO = False
 MORROW = NOON + timedelta(days=1)
 COUNTS = {
     "announced": 3, "archived": 3, "invalid": 0, "duplicate": 0, "parked": 0,
@@ -65,10 +66,10 @@ def test_the_slowest_step_is_named() -> None:
 
 def test_instruments_levels_types_and_hours_are_kept_apart() -> None:
     groups = [
-        Group("ESI", 0, "COMPLETE", "object", False, 2, 60.0, 200),
-        Group("ESI", 0, "COMPLETE", None, False, 1, None, 100),
-        Group("ESI", 1, "COMPLETE", "object", False, 1, 30.0, 50),
-        Group("ESI", 0, "INVALID", None, True, 1, None, 0),
+        Group("ESI", 0, "COMPLETE", "object", NO, 2, 60.0, 200),
+        Group("ESI", 0, "COMPLETE", None, NO, 1, None, 100),
+        Group("ESI", 1, "COMPLETE", "object", NO, 1, 30.0, 50),
+        Group("ESI", 0, "INVALID", None, not NO, 1, None, 0),
     ]
     moments = [Moment("ESI", 0, NOON, 3.0), Moment("ESI", 1, MORROW, None)]
     told = report(groups, moments, {"KCWI": disk()}, NIGHT, MORROW)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def test_the_report_tells_what_the_ledger_knows(var: Path, tmp_path: Path) -> None:
-    with running(var) as site:
+    with running(var, env={"KOA_MISSING_SECONDS": "5"}) as site:
         good = site.shoot("NIRC2", 4, size=1_500_000)
         [bad] = site.shoot("NIRC2", fault="zero")
         [silent] = site.shoot("NIRC2", silent=True, size=1_500_000)

@@ -13,12 +13,13 @@ from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import httpx
 import typer
 from pydantic import TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
+from typing_extensions import TypedDict
 
 from ..client import PeerFault, open_http
 from ..contracts import Page
