@@ -41,7 +41,7 @@ def disk(**more: Any) -> Inventory:
     ],
 )
 def test_the_verdict_has_its_reasons(
-    counts: dict[str, int], seen: Inventory | None, over: bool, verdict: Verdict, word: str
+    counts: dict[str, int], seen: Inventory | None, *, over: bool, verdict: Verdict, word: str
 ) -> None:
     found, reasons = judge(COUNTS | counts, seen, NOON, over=over)
     assert found is verdict

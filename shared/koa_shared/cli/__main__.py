@@ -148,7 +148,7 @@ def night(
     if as_json:
         typer.echo(to_json(whole | ({"verify": seen} if verify else {}), indent=2))
     elif verify:
-        typer.echo(text(seen))
+        typer.echo("\n".join(f"{name:<10} {value}" for name, value in seen.items()))
     elif not html:
         typer.echo(shown.words(report))
     raise typer.Exit(bool(seen.get("wrong")))

@@ -65,7 +65,7 @@ class Nights:
     def _groups(self, session: Session, night: str, caller: Caller) -> list[Group]:
         is_open = _is_open(caller)
         kind, seconds = (case((is_open, c)) for c in (col(Frame.koaimtyp), col(Frame.exposure)))
-        found = col(Frame.source).startswith("rescan:")
+        found = col(Frame.origin) == Origin.RECOVERED
         of_each: Any = (Frame.instrument, Frame.level, Frame.status, kind.label("kind"), found)
         sums = (func.count(), func.sum(seconds), func.coalesce(func.sum(Version.raw_size), 0))
         mine = and_(col(Version.koaid) == Frame.koaid, col(Version.version) == Frame.version)
