@@ -1,37 +1,38 @@
-"""The report of a night, as the ingestor tells it and `koa night` shows it.
+"""The report of a night (a UT date), as the ingestor tells it and `koa night` shows it.
 
-Times are RFC 3339 UTC, durations and latencies seconds, sizes bytes.  A night is a UT date.
+Times are RFC 3339 UTC, durations and latencies seconds, sizes bytes.
 """
 
 from enum import StrEnum
 
 from pydantic import Field
 
-from .contracts import Count, Message, Time, Whole
+from .contracts import Count, Inventory, Message, Time, Whole
 
-# Whether anything of a night is missing; `unproven`: nobody compared the disks.
-Verdict = StrEnum("Verdict", "COMPLETE INCOMPLETE UNFINISHED UNPROVEN")
+# Whether anything is missing, the worse behind; UNPROVEN: nobody compared the disks.
+Verdict = StrEnum("Verdict", "COMPLETE UNPROVEN UNFINISHED INCOMPLETE")
 
 
 class NightCount(Message):
-    """One night that the catalogue has frames of."""
+    """A night that the catalogue has frames of."""
 
     night: str
-    instruments: dict[str, Count] = Field(description="frames announced, by instrument")
+    frames: Count
 
 
 class TypeTotal(Message):
-    """Archived frames of an image type; `type` is None for those hidden from the caller."""
+    """Archived frames of an image type; None for those whose type the caller may not see."""
 
     type: str | None
     frames: Count
     exposure_seconds: float | None
-    bytes: Whole = Field(description="of the FITS files")
+    bytes: Whole = Field(description="of the raw files")
 
 
 class Latency(Message):
-    """Acquisition to availability of what came live and was prepared once (as the objective)."""
+    """Acquisition to availability of live and recovered frames of generation 1."""
 
+    at: Time | None = Field(description="where its ten minutes begin; None: of the whole night")
     frames: Count
     within_minute: Count
     p50: float
@@ -40,18 +41,8 @@ class Latency(Message):
     max: float
 
 
-class Inventory(Message):
-    """What the last comparison of the disks with the monitor's ledger found."""
-
-    at: Time | None
-    on_disk: Count
-    announced: Count
-    gaps: Count = Field(description="runs of frame numbers that are not on the disk")
-    frame_gaps: list[str] = Field(default=[], description="which; for operators only")
-
-
 class InstrumentNight(Message):
-    """A night of one instrument at one level; the states add up to `announced`."""
+    """A night of an instrument at one level; the states add up to `announced`."""
 
     instrument: str
     level: int
@@ -61,13 +52,14 @@ class InstrumentNight(Message):
     duplicate: Count
     parked: Count
     unfinished: Count
-    found: Count = Field(description="of `announced`: found by a rescan, nobody announced them")
-    bytes: Whole = Field(description="of the archived FITS files")
+    found: Count = Field(description="of `announced`: found by a rescan, no keyword told of them")
+    bytes: Whole = Field(description="of the raw files that are archived")
     exposure_seconds: float | None = Field(description="of what the caller may see")
     types: list[TypeTotal]
     latency: Latency | None
     hours: list[Count] = Field(description="frames acquired in each hour UT")
-    inventory: Inventory | None
+    inventory: Inventory | None = Field(description="of the disks; `frame_gaps` for operators")
+    gaps: Count = Field(description="runs of frame numbers that are not on the disks")
     verdict: Verdict
     reasons: list[str]
 
@@ -92,15 +84,6 @@ class FindingCount(Message):
     week: Count
 
 
-class Latencies(Message):
-    """The latencies of ten minutes."""
-
-    at: Time
-    frames: Count
-    p50: float
-    max: float
-
-
 class NightReport(Message):
     """`GET /v1/nights/{date}`."""
 
@@ -111,11 +94,11 @@ class NightReport(Message):
     instruments: list[InstrumentNight]
     worst: list[Slow]
     findings: list[FindingCount]
-    latencies: list[Latencies]
+    latencies: list[Latency]
 
 
 class Kept(Message):
-    """One FITS file that the archive keeps; `sha256` is None for whom the frame is hidden."""
+    """A FITS file that the archive keeps; `sha256` is None for whom the frame is hidden."""
 
     koaid: str
     version: int

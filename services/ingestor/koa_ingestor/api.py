@@ -30,6 +30,7 @@ FILE: dict[str, Any] = {
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
+Cursor = Annotated[str, Query(description="`next` of the page before")]
 Night = Annotated[dt.date, Path(ge=dt.date(1990, 1, 1))]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
@@ -193,10 +194,10 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 
 @router.get("/nights", summary="The nights there are, newest first")
-async def nights(ctx: Ctx) -> list[NightCount]:
-    """Return each night (UT date) with its frames by instrument."""
-    found: list[NightCount] = await ctx.db.read(ctx.store.nights)
-    return found
+async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
+    """Return nights (UT dates) with their number of frames."""
+    found, more = await ctx.db.read(ctx.store.nights, cursor)
+    return Page(items=found, next=more)
 
 
 @router.get("/nights/{date}", summary="The report of a night")
@@ -207,7 +208,7 @@ async def night(date: Night, ctx: Ctx, caller: AnyCaller) -> NightReport:
 
 
 @router.get("/nights/{date}/manifest", summary="What the archive keeps of a night")
-async def manifest(date: Night, ctx: Ctx, caller: AnyCaller, cursor: str = "") -> Page[Kept]:
+async def manifest(date: Night, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
     """Return each KOAID's FITS file by KOAID; the digests of what you may see."""
     found, more = await ctx.db.read(ctx.store.manifest, date.isoformat(), caller, cursor)
     return Page(items=found, next=more)

@@ -134,7 +134,8 @@ class Worker:
         directory = order.get("directory")
         # An inventory is of whole nights, and of the last one until the next has lasted an hour.
         nights = {since.date(), now.date()} if not directory else set()
-        oldest = min([since, *(datetime.combine(n, datetime.min.time(), UTC) for n in nights)])
+        midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        oldest = since if directory else midnight
         found: list[Stat] = []
         for root in [directory] if directory else instrument.roots:
             pulse, flat = Pulse(), bool(directory)
@@ -155,17 +156,13 @@ class Worker:
             else:
                 file = file_written(stat, where, utcnow(), Origin.RECOVERED)
                 await self.db.write(self.store.accept, file, logs.new_trace())
+                known.add(stat.frame_id)
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
-        self._inventory(
-            instrument.name,
-            {n: inventory((instrument.name, n, now), found, known) for n in sorted(nights)},
-        )
-
-    def _inventory(self, instrument: str, seen: dict[date, Inventory]) -> None:
-        for night, one in seen.items():  # tonight's is the last
-            self.inventories[instrument, night] = one
-            self.metrics.gaps.labels(instrument).set(len(one.frame_gaps))
+        for night in sorted(nights):  # tonight's is the last
+            seen = inventory((instrument.name, night, now), found, known)
+            self.inventories[instrument.name, night] = seen
+            self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
 
     async def _measure(self, instrument: Instrument, root: str) -> None:
         look = partial(shutil.disk_usage, self.disks.map.local(root))
@@ -224,9 +221,7 @@ def unless_gone(error: OSError) -> None:
         raise error
 
 
-def inventory(
-    of: tuple[str, date, datetime], found: list[Stat], known: set[str]
-) -> Inventory:  # fmt: skip
+def inventory(of: tuple[str, date, datetime], found: list[Stat], known: set[str]) -> Inventory:
     """Return what a rescan saw; `of` is instrument, night (UT date) and when it began."""
     instrument, night, at = of
     seen = [s for s in found if datetime.fromtimestamp(s.mtime_ns / 1e9, UTC).date() == night]

@@ -12,20 +12,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
-from pydantic import TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
-from typing_extensions import TypedDict
 
 from ..client import PeerFault, open_http
-from ..contracts import Page
 from ..errors import DependencyDown, KoaError
-from ..reports import Kept, NightReport
-from . import night as shown
 from .koa import Koa, Peers
 
 COLUMNS = (
@@ -37,28 +31,10 @@ COLUMNS = (
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-To = Annotated[Path | None, typer.Option(help="Write a page to print.", dir_okay=False)]
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        help="Compare the files under it with the manifest.", exists=True, file_okay=False
-    ),
-]
-Saved = Annotated[
-    Path | None,
-    typer.Option("--from", help="What --json printed: ask no service.", exists=True),
-]
 main = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-
-
-class Night(TypedDict):
-    """What `koa night --json` prints."""
-
-    report: NightReport
-    manifest: list[Kept]
 
 
 async def reach(work: Callable[[Koa], Awaitable[Any]]) -> Any:
@@ -121,37 +97,6 @@ def add(method: Callable[..., Awaitable[Any]]) -> None:
 for name, method in vars(Koa).items():
     if not name.startswith("_"):
         add(method)
-
-
-@main.command()
-def night(
-    date: str, html: To = None, verify: Folder = None, saved: Saved = None, as_json: Json = False
-) -> None:
-    """Report a night (UT date, YYYY-MM-DD); with --verify exit code 1 if a file is amiss."""
-
-    async def ask(koa: Koa) -> dict[str, Any]:
-        told = await koa.ingestor.call(NightReport, "GET", f"/v1/nights/{date}")
-        files: list[Kept] = []
-        cursor: str | None = ""
-        while cursor is not None:
-            where = f"/v1/nights/{date}/manifest"
-            page = await koa.ingestor.call(Page[Kept], "GET", where, cursor=cursor)
-            files, cursor = files + page.items, page.next
-        return {"report": told, "manifest": files}
-
-    given = TypeAdapter(Night).validate_json(saved.read_bytes()) if saved else None
-    whole = given or asyncio.run(reach(ask))
-    report, kept = whole["report"], whole["manifest"]
-    if html:
-        html.write_text(shown.page(report, kept))
-    seen = shown.verify(kept, verify) if verify else {}
-    if as_json:
-        typer.echo(to_json(whole | ({"verify": seen} if verify else {}), indent=2))
-    elif verify:
-        typer.echo("\n".join(f"{name:<10} {value}" for name, value in seen.items()))
-    elif not html:
-        typer.echo(shown.words(report))
-    raise typer.Exit(bool(seen.get("wrong")))
 
 
 @main.command()

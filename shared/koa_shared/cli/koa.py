@@ -18,7 +18,9 @@ from ..config import PeerUrl, Settings
 from ..contracts import FrameView, Page, Status, Submission, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
+from ..reports import Kept, NightReport
 from .many import fits, groups, plan, selection, summary
+from .night import Night, answer, read
 from .why import sentence, unknown
 
 Why = Annotated[str, Option(help="The reason, for the record.")]
@@ -28,6 +30,13 @@ As = Annotated[Literal["version", "padded"], Option("--as")]
 Fraction = Annotated[Literal["production", "padded"] | None, Option()]
 Name = Annotated[str | None, Argument()]
 All = Annotated[bool, Option("--all", help="Each frame.")]
+Html = Annotated[Path | None, Option(help="Write a page to print.", dir_okay=False)]
+Verify = Annotated[
+    Path | None, Option(help="Hold the files under it against the manifest.", exists=True)
+]
+From = Annotated[
+    Path | None, Option("--from", help="What --json printed, to ask no service.", exists=True)
+]
 Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 
 
@@ -178,6 +187,20 @@ class Koa:
             page = await self.ingestor.frames(limit=1000, cursor=page.next, **filters)
             found += page.items
         return found
+
+    async def night(
+        self, date: str, html: Html = None, verify: Verify = None, saved: From = None
+    ) -> dict[str, Any]:
+        """Report a night (a UT date); with --verify exit code 1 if a FITS file is amiss."""
+        return answer(read(saved, date) if saved else await self._night(date), html, verify)
+
+    async def _night(self, date: str) -> Night:
+        ask, where, cursor = self.ingestor.call, f"/v1/nights/{quote(date)}", ""
+        told = Night(report=await ask(NightReport, "GET", where), manifest=[])
+        while cursor is not None:
+            page = await ask(Page[Kept], "GET", f"{where}/manifest", cursor=cursor)
+            told["manifest"], cursor = told["manifest"] + page.items, page.next
+        return told
 
     async def audit(self, target: Text = None) -> Any:
         """List what operators did, at all services, newest first."""

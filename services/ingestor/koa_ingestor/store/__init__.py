@@ -80,7 +80,7 @@ class Store(Fixity):
         if event.step == "known":  # the monitor: another frame_id has this very file
             moved = self._advance(frame, event.generation, Status.DUPLICATE, event.step)
         merge(session, frame, event.timeline, event.findings)
-        frame.koaid = frame.koaid or event.koaid
+        frame.koaid, frame.source = frame.koaid or event.koaid, frame.source or event.source
         if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
             frame.step, frame.fingerprint = event.step, event.fingerprint

@@ -1,16 +1,15 @@
 """What the catalogue tells of a night: grouped queries, and two columns for the latencies."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from heapq import nlargest
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import and_, case, exists, false, func, literal_column, or_, true
-from sqlalchemy import select as sa_select
+from sqlalchemy import and_, case, exists, false, func, or_, select, true
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
-from koa_shared.contracts import Origin, utcnow
-from koa_shared.reports import FindingCount, Inventory, Kept, NightCount, NightReport
+from koa_shared.contracts import Inventory, Origin, utcnow
+from koa_shared.reports import FindingCount, Kept, NightCount, NightReport
 from koa_shared.web import Caller
 
 from ..catalog import is_open_to
@@ -18,8 +17,10 @@ from ..nights import Group, Moment, report, slowest
 from .schema import Frame, FrameCode, NightSeen, Version
 
 SLOW = 10  # frames that are named
-KEPT = 5000  # files on a page of the manifest: 20 ms of the event loop
+NIGHTS = 100  # on a page: an index is read over as many nights, not over all there are
+KEPT = 5000  # files on a page of the manifest: 1 MB
 COUNTED = ("live", "recovered")  # as the objective counts (design 11)
+WEEK = timedelta(days=7)
 
 
 def _of(night: str) -> Any:
@@ -37,42 +38,41 @@ def _is_open(caller: Caller) -> Any:
 class Nights:
     """Functions of a session that read a night."""
 
-    def nights(self, session: Session) -> list[NightCount]:
-        """Return the nights there are, the newest first, at most 1,000."""
-        by: Any = (col(Frame.night), col(Frame.instrument))
-        mine = (col(Frame.night).is_not(None), col(Frame.origin) != Origin.CANARY)
-        found: dict[str, dict[str, int]] = {}
-        query = sa_select(*by, func.count()).where(*mine)
-        query = query.group_by(*by).order_by(by[0].desc(), by[1])
-        for night, instrument, count in session.execute(query):
-            found.setdefault(night, {})[instrument] = count
-        return [NightCount(night=n, instruments=i) for n, i in list(found.items())[:1000]]
+    def nights(self, session: Session, before: str) -> tuple[list[NightCount], str | None]:
+        """Return a page of the nights there are, newest first, and the next cursor."""
+        night: Any = col(Frame.night)
+        canaries = select(col(Frame.frame_id)).where(col(Frame.origin) == Origin.CANARY)
+        query = select(night, func.count()).where(col(Frame.frame_id).not_in(canaries))
+        query = query.where(night < before if before else night.is_not(None)).group_by(night)
+        rows = session.execute(query.order_by(night.desc()).limit(NIGHTS + 1)).all()
+        items = [NightCount(night=night, frames=count) for night, count in rows[:NIGHTS]]
+        return items, items[-1].night if len(rows) > NIGHTS else None
 
     def night(self, session: Session, night: str, caller: Caller) -> NightReport:
         """Return a night's report, as the caller may see it."""
         moments, slow = self._moments(session, night)
-        seen = {
-            row.instrument: _inventory(row.state, caller)
-            for row in session.exec(select(NightSeen).filter_by(night=night))
-        }
+        mine = select(NightSeen.instrument, NightSeen.state).where(col(NightSeen.night) == night)
+        seen = {name: Inventory.model_validate(state) for name, state in session.execute(mine)}
         told = report(self._groups(session, night, caller), moments, seen, night, utcnow())
+        for inventory in seen.values() if not caller.sees_all else ():
+            inventory.frame_gaps.clear()  # these are paths
         columns: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
-        rows = session.execute(sa_select(*columns).where(col(Frame.frame_id).in_(slow)))
+        rows = session.execute(select(*columns).where(col(Frame.frame_id).in_(slow)))
         worst = sorted((slowest(row._asdict()) for row in rows), key=lambda s: -s.latency_seconds)
-        findings = self._findings(session, night)
-        return told.model_copy(update={"worst": worst, "findings": findings})
+        return told.model_copy(
+            update={"worst": worst, "findings": self._findings(session, night)}
+        )
 
     def _groups(self, session: Session, night: str, caller: Caller) -> list[Group]:
-        is_open = _is_open(caller)
-        kind, seconds = (case((is_open, c)) for c in (col(Frame.koaimtyp), col(Frame.exposure)))
-        found = col(Frame.origin) == Origin.RECOVERED
-        of_each: Any = (Frame.instrument, Frame.level, Frame.status, kind.label("kind"), found)
-        sums = (func.count(), func.sum(seconds), func.coalesce(func.sum(Version.raw_size), 0))
-        mine = and_(col(Version.koaid) == Frame.koaid, col(Version.version) == Frame.version)
-        query = sa_select(*of_each, *sums).select_from(Frame).outerjoin(Version, mine)
-        by: Any = (Frame.instrument, Frame.level, Frame.status, literal_column("kind"), found)
-        rows = session.execute(query.where(_of(night)).group_by(*by))
-        return [Group(*row) for row in rows]
+        is_open, frame = _is_open(caller), cast("Any", Frame)
+        kind = case((is_open, frame.koaimtyp)).label("kind")
+        by = (frame.instrument, frame.level, frame.status, kind)
+        found = func.sum(case((frame.source.startswith("rescan:"), 1), else_=0))
+        exposure = func.sum(case((is_open, frame.exposure)))
+        sums = (func.count(), found, exposure, func.coalesce(func.sum(Version.raw_size), 0))
+        mine = and_(col(Version.koaid) == frame.koaid, col(Version.version) == frame.version)
+        query = select(*by, *sums).select_from(Frame).outerjoin(Version, mine).where(_of(night))
+        return [Group(*row) for row in session.execute(query.group_by(*by[:3], "kind"))]
 
     def _moments(self, session: Session, night: str) -> tuple[list[Moment], list[str]]:
         """Return when each frame was acquired and how long it took; the ids of the slowest."""
@@ -92,14 +92,12 @@ class Nights:
 
     def _findings(self, session: Session, night: str) -> list[FindingCount]:
         tonight = self._codes(session, _of(night))
-        end = date.fromisoformat(night)
-        begin = end - timedelta(days=7)
-        week = and_(col(Frame.night) >= begin.isoformat(), col(Frame.night) < night)
-        recent = col(FrameCode.acquired) >= datetime.combine(
-            begin - timedelta(days=1), datetime.min.time(), UTC
-        )
+        begin = date.fromisoformat(night) - WEEK
+        # The index of codes is in the order of `acquired`; a day more than the nights.
+        recent = col(FrameCode.acquired) >= datetime.combine(begin, time(), UTC) - WEEK / 7
+        week = and_(recent, col(Frame.night) >= begin.isoformat(), col(Frame.night) < night)
         known = col(FrameCode.code).in_({code for _, code in tonight})
-        before = self._codes(session, and_(known, recent, week)) if tonight else {}
+        before = self._codes(session, and_(known, week)) if tonight else {}
         rows = [
             FindingCount(instrument=i, code=code, frames=count, week=before.get((i, code), 0))
             for (i, code), count in tonight.items()
@@ -107,9 +105,9 @@ class Nights:
         return sorted(rows, key=lambda row: (row.week > 0, row.instrument, row.code))
 
     def _codes(self, session: Session, where: Any) -> dict[tuple[str, str], int]:
-        by = (col(Frame.instrument), col(FrameCode.code))
+        by: Any = (Frame.instrument, FrameCode.code)
         query = select(*by, func.count()).join(FrameCode, of_frame(FrameCode))
-        return {(i, code): n for i, code, n in session.exec(query.where(where).group_by(*by))}
+        return {(i, code): n for i, code, n in session.execute(query.where(where).group_by(*by))}
 
     def manifest(
         self, session: Session, night: str, caller: Caller, after: str
@@ -138,11 +136,3 @@ class Nights:
 def of_frame(table: Any) -> Any:
     """Return the condition that a row is about a frame in its last generation."""
     return and_(table.frame_id == Frame.frame_id, table.generation == Frame.generation)
-
-
-def _inventory(state: dict[str, Any], caller: Caller) -> Inventory:
-    """Return what a monitor told of the disks; which frames are missing are paths."""
-    told = {"at": state.get("at"), "gaps": len(state["frame_gaps"])}
-    told |= {name: state[name] for name in ("on_disk", "announced")}
-    gaps = state["frame_gaps"] if caller.sees_all else []
-    return Inventory.model_validate(told | {"frame_gaps": gaps})
