@@ -143,7 +143,7 @@ def report(
     verdict, good = worst(row.verdict for row in rows), "All that was announced is archived."
     if not rows:
         verdict, good = Verdict.UNPROVEN, "Nothing was announced in this night."
-    plot = [told for at in sorted(bins) if (told := latency(bins[at], at))]
+    plot = [one for at in sorted(bins) if (one := latency(bins[at], at))]
     return NightReport(
         night=night, made=now, verdict=verdict, reasons=reasons or [good], instruments=rows,
         worst=[], findings=[], latencies=plot,

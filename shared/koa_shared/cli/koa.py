@@ -195,7 +195,8 @@ class Koa:
         return answer(read(saved, date) if saved else await self._night(date), html, verify)
 
     async def _night(self, date: str) -> Night:
-        ask, where, cursor = self.ingestor.call, f"/v1/nights/{quote(date)}", ""
+        ask, where = self.ingestor.call, f"/v1/nights/{quote(date)}"
+        cursor: str | None = ""
         told = Night(report=await ask(NightReport, "GET", where), manifest=[])
         while cursor is not None:
             page = await ask(Page[Kept], "GET", f"{where}/manifest", cursor=cursor)

@@ -32,10 +32,11 @@ def read(file: Path, date: str) -> Night:
 
 def answer(night: Night, html: Path | None, directory: Path | None) -> dict[str, Any]:
     """Return a report and its words; write the page, hold the directory against the manifest."""
-    told = night | {"verify": verify(night["manifest"], directory) if directory else {}}
+    seen = verify(night["manifest"], directory) if directory else {}
+    told = dict[str, Any](night) | {"verify": seen}
     if html:
         html.write_text(render("night.html", told), encoding="utf-8")
-    amiss = sum(len(names) for names in told["verify"].values() if isinstance(names, list))
+    amiss = sum(len(seen[how]) for how in ("missing", "differing", "extra") if seen)
     return told | {"why": render("night.txt", told)} | ({"failed": amiss} if amiss else {})
 
 

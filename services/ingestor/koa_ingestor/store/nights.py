@@ -51,17 +51,16 @@ class Nights:
     def night(self, session: Session, night: str, caller: Caller) -> NightReport:
         """Return a night's report, as the caller may see it."""
         moments, slow = self._moments(session, night)
-        mine = select(NightSeen.instrument, NightSeen.state).where(col(NightSeen.night) == night)
-        seen = {name: Inventory.model_validate(state) for name, state in session.execute(mine)}
+        mine = select(col(NightSeen.state)).where(col(NightSeen.night) == night)
+        disks = (Inventory.model_validate(state) for state in session.scalars(mine))
+        seen = {inventory.instrument: inventory for inventory in disks}
         told = report(self._groups(session, night, caller), moments, seen, night, utcnow())
         for inventory in seen.values() if not caller.sees_all else ():
             inventory.frame_gaps.clear()  # these are paths
         columns: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
         rows = session.execute(select(*columns).where(col(Frame.frame_id).in_(slow)))
         worst = sorted((slowest(row._asdict()) for row in rows), key=lambda s: -s.latency_seconds)
-        return told.model_copy(
-            update={"worst": worst, "findings": self._findings(session, night)}
-        )
+        return told.model_copy(update={"worst": worst, "findings": self._findings(session, night)})
 
     def _groups(self, session: Session, night: str, caller: Caller) -> list[Group]:
         is_open, frame = _is_open(caller), cast("Any", Frame)
