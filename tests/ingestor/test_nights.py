@@ -1,51 +1,70 @@
 """What a night's numbers mean."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from koa_ingestor.nights import Group, Moment, judge, latency, rank, report, slowest
-from koa_shared.reports import Inventory, Verdict
+from koa_ingestor.nights import Group, Moment, judge, latency, report, slowest
+from koa_shared.contracts import Inventory
+from koa_shared.reports import Verdict
 from tests.conftest import NOON
 
 NIGHT = NOON.date().isoformat()
-NO = False
 MORROW = NOON + timedelta(days=1)
-COUNTS = {
-    "announced": 3, "archived": 3, "invalid": 0, "duplicate": 0, "parked": 0,
-    "unfinished": 0, "found": 0,
-}  # fmt: skip
+COUNTS = {"announced": 3, "archived": 3}
 
 
 def disk(**more: Any) -> Inventory:
-    known = {"at": MORROW, "on_disk": 3, "announced": 3, "gaps": 0}
+    known = {"night": NIGHT, "instrument": "KCWI", "at": MORROW, "on_disk": 3, "announced": 3}
     return Inventory.model_validate(known | more)
 
 
 @pytest.mark.parametrize(
-    ("counts", "seen", "over", "verdict", "word"),
+    ("counts", "over", "compared", "verdict", "word"),
     [
-        ({}, disk(), True, Verdict.COMPLETE, "3 of 3"),
-        ({"archived": 2, "duplicate": 1}, disk(), True, Verdict.COMPLETE, "3 of 3"),
-        ({"found": 1}, disk(), True, Verdict.COMPLETE, "by a rescan"),
-        ({"archived": 2, "invalid": 1}, disk(), True, Verdict.INCOMPLETE, "1 invalid"),
-        ({"archived": 2, "parked": 1}, disk(), True, Verdict.INCOMPLETE, "1 parked"),
-        ({"archived": 2, "unfinished": 1}, disk(), True, Verdict.UNFINISHED, "on their way"),
-        ({}, disk(), False, Verdict.UNFINISHED, "not over"),
-        ({}, disk(on_disk=5), True, Verdict.INCOMPLETE, "2 on the disk"),
-        ({}, disk(gaps=1), True, Verdict.INCOMPLETE, "1 gaps"),
-        ({}, None, True, Verdict.UNPROVEN, "not compared"),
-        ({}, disk(at=NOON - timedelta(hours=1)), True, Verdict.UNPROVEN, "not compared"),
-        ({"invalid": 1, "unfinished": 1}, None, False, Verdict.INCOMPLETE, "not over"),
+        ({}, True, True, Verdict.COMPLETE, "3 of 3"),
+        ({"archived": 2, "duplicate": 1}, True, True, Verdict.COMPLETE, "3 of 3"),
+        ({"found": 1}, True, True, Verdict.COMPLETE, "no keyword had told of them: 1."),
+        ({"archived": 2, "invalid": 1}, True, True, Verdict.INCOMPLETE, "Invalid"),
+        ({"archived": 2, "parked": 1}, True, True, Verdict.INCOMPLETE, "Parked"),
+        ({"gaps": 2}, True, True, Verdict.INCOMPLETE, "Gaps in the frame numbers on the disks: 2."),
+        ({"archived": 2, "unfinished": 1}, True, True, Verdict.UNFINISHED, "on their way: 1."),
+        ({"untaken": 2}, True, True, Verdict.UNFINISHED, "not taken on yet: 2."),
+        ({}, False, True, Verdict.UNFINISHED, "The UT date is not over."),
+        ({}, True, False, Verdict.UNPROVEN, "not compared after the last frame."),
+        ({"invalid": 1, "unfinished": 1}, False, False, Verdict.INCOMPLETE, "not over"),
+        ({"unfinished": 1}, True, False, Verdict.UNFINISHED, "not compared"),
     ],
 )
 def test_the_verdict_has_its_reasons(
-    counts: dict[str, int], seen: Inventory | None, *, over: bool, verdict: Verdict, word: str
+    counts: dict[str, int], *, over: bool, compared: bool, verdict: Verdict, word: str
 ) -> None:
-    found, reasons = judge(COUNTS | counts, seen, NOON, over=over)
+    found, reasons = judge(Counter(COUNTS | counts), over=over, compared=compared)
     assert found is verdict
     assert word in " ".join(reasons)
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (disk(), Verdict.COMPLETE),
+        (None, Verdict.UNPROVEN),
+        (disk(at=None), Verdict.UNPROVEN),
+        (disk(at=NOON - timedelta(hours=1)), Verdict.UNPROVEN),
+        (disk(on_disk=4), Verdict.UNFINISHED),
+        (disk(frame_gaps=["/s/kb0002-0003"]), Verdict.INCOMPLETE),
+    ],
+)
+def test_the_disks_are_part_of_the_verdict(seen: Inventory | None, verdict: Verdict) -> None:
+    groups = [Group("KCWI", 0, "COMPLETE", "object", 3, 0, 60.0, 300)]
+    disks = {"KCWI": seen} if seen else {}
+    told = report(groups, [Moment("KCWI", 0, NOON, 3.0)], disks, NIGHT, MORROW)
+    assert (told.verdict, told.instruments[0].verdict) == (verdict, verdict)
+    reduced = [group._replace(level=1) for group in groups]
+    told = report(reduced, [Moment("KCWI", 1, NOON, None)], {}, NIGHT, MORROW)
+    assert told.verdict is Verdict.COMPLETE  # no disk tells of it
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -53,7 +72,9 @@ def test_percentiles_are_values_that_were_measured() -> None:
     told = latency(float(n) for n in range(1, 101))
     assert told is not None
     assert (told.p50, told.p90, told.p99, told.max, told.within_minute) == (50, 90, 99, 100, 60)
-    assert rank([7.0], 0.01) == rank([7.0], 1.0) == 7.0
+    one = latency([7.0, None])
+    assert one is not None
+    assert (one.frames, one.p50, one.p99, one.max) == (1, 7, 7, 7)
 
 
 def test_the_slowest_step_is_named() -> None:
@@ -66,10 +87,10 @@ def test_the_slowest_step_is_named() -> None:
 
 def test_instruments_levels_types_and_hours_are_kept_apart() -> None:
     groups = [
-        Group("ESI", 0, "COMPLETE", "object", NO, 2, 60.0, 200),
-        Group("ESI", 0, "COMPLETE", None, NO, 1, None, 100),
-        Group("ESI", 1, "COMPLETE", "object", NO, 1, 30.0, 50),
-        Group("ESI", 0, "INVALID", None, not NO, 1, None, 0),
+        Group("ESI", 0, "COMPLETE", "object", 2, 0, 60.0, 200),
+        Group("ESI", 0, "COMPLETE", None, 1, 0, None, 100),
+        Group("ESI", 1, "COMPLETE", "object", 1, 0, 30.0, 50),
+        Group("ESI", 0, "INVALID", None, 1, 1, None, 0),
     ]
     moments = [Moment("ESI", 0, NOON, 3.0), Moment("ESI", 1, MORROW, None)]
     told = report(groups, moments, {"KCWI": disk()}, NIGHT, MORROW)
