@@ -104,4 +104,4 @@ class Kept(Message):
     version: int
     name: str
     size: Whole
-    sha256: str | None
+    sha256: str | None = None

@@ -16,6 +16,7 @@ STATES = {
     Status.COMPLETE: "archived", Status.INVALID: "invalid", Status.DUPLICATE: "duplicate",
     Status.ERROR: "parked",
 }  # fmt: skip
+WORSE = list(Verdict).index
 Key = tuple[str, int]  # instrument, level
 
 
@@ -65,10 +66,7 @@ def slowest(row: dict[str, Any]) -> Slow:
 
 
 def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list[str]]:
-    """Return the verdict about an instrument's night, and its reasons as sentences.
-
-    `n` are counts of frames; `compared` says whether the disks were after the last frame.
-    """
+    """Return the verdict about counts of frames, and its reasons as sentences."""
     reasons = (
         (Verdict.INCOMPLETE, "Invalid, the file is at fault and not archived", n["invalid"]),
         (Verdict.INCOMPLETE, "Parked until an operator decides (koa parked)", n["parked"]),
@@ -81,12 +79,7 @@ def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list
     )
     told = [f"{n['archived'] + n['duplicate']} of {n['announced']} frames are in the archive."]
     told += [text + (f": {c}." if c is not True else ".") for _, text, c in reasons if c]
-    return worst(word for word, _, count in reasons if count), told
-
-
-def worst(words: Iterable[Verdict]) -> Verdict:
-    """Return the worst of some verdicts, COMPLETE of none."""
-    return max(words, key=list(Verdict).index, default=Verdict.COMPLETE)
+    return max((word for word, _, c in reasons if c), key=WORSE, default=Verdict.COMPLETE), told
 
 
 def instrument_night(
@@ -104,7 +97,7 @@ def instrument_night(
     compared = key[1] > 0 or last is None or bool(seen and seen.at and seen.at > last)
     verdict, reasons = judge(n, over=over, compared=compared)
     kept = [group for group in groups if group.status == Status.COMPLETE]
-    exposures = [group.exposure for group in kept if group.exposure is not None]
+    exposures = [g.exposure for g in kept if g.exposure is not None]
     types = [
         TypeTotal(type=g.type, frames=g.frames, exposure_seconds=g.exposure, bytes=g.bytes)
         for g in sorted(kept, key=lambda g: -g.frames)
@@ -135,16 +128,11 @@ def report(
         instrument_night(key, mine[key], when[key], None if key[1] else seen.get(key[0]), over=over)
         for key in sorted({*mine, *told})
     ]
-    reasons = [
-        f"{row.instrument}, level {row.level}: {' '.join(row.reasons)}"
-        for row in rows
-        if row.verdict is not Verdict.COMPLETE
-    ]
-    verdict, good = worst(row.verdict for row in rows), "All that was announced is archived."
-    if not rows:
-        verdict, good = Verdict.UNPROVEN, "Nothing was announced in this night."
+    amiss = [row for row in rows if row.verdict is not Verdict.COMPLETE]
+    reasons = [f"{r.instrument}, level {r.level}: {' '.join(r.reasons)}" for r in amiss]
+    good = "All that was announced is archived." if rows else "Nothing was announced."
     plot = [one for at in sorted(bins) if (one := latency(bins[at], at))]
     return NightReport(
-        night=night, made=now, verdict=verdict, reasons=reasons or [good], instruments=rows,
-        worst=[], findings=[], latencies=plot,
+        night=night, made=now, reasons=reasons or [good], instruments=rows, worst=[], findings=[],
+        verdict=max((r.verdict for r in rows), key=WORSE, default=Verdict.UNPROVEN), latencies=plot,
     )  # fmt: skip

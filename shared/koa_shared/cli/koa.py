@@ -31,12 +31,8 @@ Fraction = Annotated[Literal["production", "padded"] | None, Option()]
 Name = Annotated[str | None, Argument()]
 All = Annotated[bool, Option("--all", help="Each frame.")]
 Html = Annotated[Path | None, Option(help="Write a page to print.", dir_okay=False)]
-Verify = Annotated[
-    Path | None, Option(help="Hold the files under it against the manifest.", exists=True)
-]
-From = Annotated[
-    Path | None, Option("--from", help="What --json printed, to ask no service.", exists=True)
-]
+Verify = Annotated[Path | None, Option(help="Compare the FITS files under it.", exists=True)]
+From = Annotated[Path | None, Option("--from", help="Read what --json printed.", exists=True)]
 Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 
 

@@ -6,13 +6,11 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from ..reports import Kept, NightReport
-
-PAGES = Path(__file__).parents[1] / "data"
 
 
 class Night(TypedDict):
@@ -43,11 +41,10 @@ def answer(night: Night, html: Path | None, directory: Path | None) -> dict[str,
 def render(page: str, told: Mapping[str, Any]) -> str:
     """Return a page of `data/`, filled in."""
     pages = Environment(
-        loader=FileSystemLoader(PAGES), autoescape=select_autoescape(), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("koa_shared", "data"), autoescape=select_autoescape(),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    pages.filters["log10"] = log10
-    return pages.get_template(page).render(told)
+    return pages.get_template(page).render(told, log10=log10)
 
 
 def verify(kept: Sequence[Kept], directory: Path) -> dict[str, Any]:

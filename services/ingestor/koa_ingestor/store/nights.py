@@ -12,13 +12,13 @@ from koa_shared.contracts import Inventory, Origin, utcnow
 from koa_shared.reports import FindingCount, Kept, NightCount, NightReport
 from koa_shared.web import Caller
 
-from ..catalog import is_open_to
 from ..nights import Group, Moment, report, slowest
 from .schema import Frame, FrameCode, NightSeen, Version
 
 SLOW = 10  # frames that are named
 NIGHTS = 100  # on a page: an index is read over as many nights, not over all there are
 KEPT = 5000  # files on a page of the manifest: 1 MB
+PUBLIC = {"name", "size"}  # of a product
 COUNTED = ("live", "recovered")  # as the objective counts (design 11)
 WEEK = timedelta(days=7)
 
@@ -57,8 +57,8 @@ class Nights:
         told = report(self._groups(session, night, caller), moments, seen, night, utcnow())
         for inventory in seen.values() if not caller.sees_all else ():
             inventory.frame_gaps.clear()  # these are paths
-        columns: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
-        rows = session.execute(select(*columns).where(col(Frame.frame_id).in_(slow)))
+        what: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
+        rows = session.execute(select(*what).where(col(Frame.frame_id).in_(slow)))
         worst = sorted((slowest(row._asdict()) for row in rows), key=lambda s: -s.latency_seconds)
         return told.model_copy(update={"worst": worst, "findings": self._findings(session, night)})
 
@@ -79,14 +79,12 @@ class Nights:
         until: Any = case((counts, col(Frame.timeline)["available"].as_string()))
         what: Any = (Frame.frame_id, Frame.instrument, Frame.level, Frame.acquired, until)
         moments, slow = list[Moment](), list[tuple[float, str]]()
-        for frame_id, instrument, level, acquired, available in session.execute(
-            select(*what).where(_of(night))
-        ):
-            seconds = None
-            if available is not None:
-                seconds = (datetime.fromisoformat(available) - acquired).total_seconds()
+        rows = session.execute(select(*what).where(_of(night)))
+        for frame_id, name, level, at, end in rows:
+            seconds = (datetime.fromisoformat(end) - at).total_seconds() if end else None
+            moments.append(Moment(name, level, at, seconds))
+            if seconds is not None:
                 slow.append((seconds, frame_id))
-            moments.append(Moment(instrument, level, acquired, seconds))
         return moments, [frame_id for _, frame_id in nlargest(SLOW, slow)]
 
     def _findings(self, session: Session, night: str) -> list[FindingCount]:
@@ -115,20 +113,14 @@ class Nights:
         newer: Any = aliased(Frame)
         is_old = exists().where(newer.koaid == col(Frame.koaid), newer.version > col(Frame.version))
         mine = (_of(night), col(Frame.version).is_not(None), col(Frame.koaid) > after, ~is_old)
-        what: Any = (
-            Frame.koaid, Frame.version, Frame.products, Frame.semid, Frame.release_date
-        )  # fmt: skip
-        query = select(*what).where(*mine).order_by(Frame.koaid).limit(KEPT + 1)
-        rows = session.execute(query).all()
+        what: Any = (Frame.koaid, Frame.version, Frame.products, case((_is_open(caller), 1)))
+        rows = session.execute(select(*what).where(*mine).order_by(what[0]).limit(KEPT + 1)).all()
         items = [
-            Kept(
-                koaid=koaid, version=version, name=product["name"], size=product["size"],
-                sha256=product["sha256"] if is_open_to(caller, semid, release) else None,
-            )
-            for koaid, version, products, semid, release in rows[:KEPT]
-            for product in products
-            if product["role"] == "fits"
-        ]  # fmt: skip
+            Kept(koaid=koaid, version=version, **{k: v for k, v in told.items() if k in seen})
+            for koaid, version, products, is_open in rows[:KEPT]
+            for told in products
+            if told["role"] == "fits" and (seen := PUBLIC | ({"sha256"} if is_open else set()))
+        ]
         return items, rows[KEPT - 1].koaid if len(rows) > KEPT else None
 
 
