@@ -284,6 +284,8 @@ async def test_what_is_told_of_a_night(site: Site, frame: Frame) -> None:
         "items": [{"night": "2025-12-08", "frames": 1}], "next": None,
     }  # fmt: skip
     assert (await site.get("/v1/nights/yesterday")).status_code == 422
+    for night in ("0001-01-01", "9999-12-31"):
+        assert (await site.get(f"/v1/nights/{night}", "run")).json()["verdict"] == "unproven"
 
 
 async def test_a_version_is_shown_to_whom_its_own_frame_is_open(site: Site, frame: Frame) -> None:

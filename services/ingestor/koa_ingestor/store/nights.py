@@ -20,7 +20,7 @@ NIGHTS = 100  # on a page: an index is read over as many nights, not over all th
 KEPT = 5000  # files on a page of the manifest: 1 MB
 PUBLIC = {"name", "size"}  # of a product
 COUNTED = ("live", "recovered")  # as the objective counts (design 11)
-WEEK = timedelta(days=7)
+DAY = timedelta(days=1)
 
 
 def _of(night: str) -> Any:
@@ -89,9 +89,9 @@ class Nights:
 
     def _findings(self, session: Session, night: str) -> list[FindingCount]:
         tonight = self._codes(session, _of(night))
-        begin = date.fromisoformat(night) - WEEK
+        begin = date.fromordinal(max(date.fromisoformat(night).toordinal(), 9) - 7)
         # The index of codes is in the order of `acquired`; a day more than the nights.
-        recent = col(FrameCode.acquired) >= datetime.combine(begin, time(), UTC) - WEEK / 7
+        recent = col(FrameCode.acquired) >= datetime.combine(begin, time(), UTC) - DAY
         week = and_(recent, col(Frame.night) >= begin.isoformat(), col(Frame.night) < night)
         known = col(FrameCode.code).in_({code for _, code in tonight})
         before = self._codes(session, and_(known, week)) if tonight else {}
