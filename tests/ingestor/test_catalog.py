@@ -283,7 +283,8 @@ async def test_what_is_told_of_a_night(site: Site, frame: Frame) -> None:
     assert (await site.get("/v1/nights")).json() == {
         "items": [{"night": "2025-12-08", "frames": 1}], "next": None,
     }  # fmt: skip
-    assert (await site.get("/v1/nights/yesterday")).status_code == 422
+    for wrong in ("yesterday", "0", "20251208", "2025-13-08", "-1", "2025-12-08T01:00:00Z"):
+        assert (await site.get(f"/v1/nights/{wrong}")).status_code == 422
     for night in ("0001-01-01", "9999-12-31"):
         assert (await site.get(f"/v1/nights/{night}", "run")).json()["verdict"] == "unproven"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
@@ -30,6 +30,8 @@ FILE: dict[str, Any] = {
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
+# A date as text: pydantic takes numbers for days since 1970, too.
+Night = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
 Cursor = Annotated[str, Query(description="`next` of the page before")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
@@ -200,14 +202,14 @@ async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
 
 
 @router.get("/nights/{date}", summary="The report of a night")
-async def night(date: dt.date, ctx: Ctx, caller: AnyCaller) -> NightReport:
+async def night(date: Night, ctx: Ctx, caller: AnyCaller) -> NightReport:
     """Return counts, sizes, latencies, gaps, findings and a verdict; `date` is a UT date."""
     told: NightReport = await ctx.db.read(ctx.store.night, date.isoformat(), caller)
     return told
 
 
 @router.get("/nights/{date}/manifest", summary="What the archive keeps of a night")
-async def manifest(date: dt.date, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
+async def manifest(date: Night, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
     """Return each KOAID's FITS file by KOAID; the digests of what you may see."""
     found, more = await ctx.db.read(ctx.store.manifest, date.isoformat(), caller, cursor)
     return Page(items=found, next=more)
