@@ -289,6 +289,7 @@ class Inventory(Message):
 
     night: str
     instrument: str
+    at: Time | None = Field(default=None, description="when the disks were read")
     on_disk: Count
     announced: Count
     frame_gaps: list[str] = []

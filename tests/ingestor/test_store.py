@@ -219,7 +219,12 @@ async def test_sources_and_inventories_are_kept(db: Database, store: Store) -> N
         await db.write(store.apply, EventBatch(sources=[one], inventory=seen))
     rows = await db.read(store.sources)
     assert [row.state["connected"] for row in rows] == [False]
-    assert (await db.read(store.night, "2025-12-08"))["inventory"] == [seen.model_dump()]
+    other = seen.model_copy(update={"night": "2025-12-07", "on_disk": 9})
+    await db.write(store.apply, EventBatch(inventory=other))
+    told = await db.read(store.night, "2025-12-08", Caller(role="operator"))
+    assert [(i.instrument, i.inventory and i.inventory.on_disk) for i in told.instruments] == [
+        ("ESI", 3)
+    ]
 
 
 # Hand-over.

@@ -1,16 +1,18 @@
 """The ingestor's front door: messages of the services, the status API."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
 from koa_shared.errors import Conflict
+from koa_shared.reports import Kept, NightCount, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
 from .catalog import is_open_to, view
@@ -28,6 +30,9 @@ FILE: dict[str, Any] = {
 
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
+# A date as text: pydantic takes numbers for days since 1970, too.
+Night = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
+Cursor = Annotated[str, Query(description="`next` of the page before")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
 
@@ -223,13 +228,25 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
 
 
-@router.get("/nights/{date}", summary="A night's counts")
-async def night(date: str, ctx: Ctx, caller: AnyCaller) -> dict[str, Any]:
-    """Return the night's frames by instrument and status, and its inventories."""
-    counts: dict[str, Any] = await ctx.db.read(ctx.store.night, date)
-    for seen in counts["inventory"] if not caller.sees_all else ():
-        del seen["frame_gaps"]  # these are paths
-    return counts
+@router.get("/nights", summary="The nights there are, newest first")
+async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
+    """Return nights (UT dates) with their number of frames."""
+    found, more = await ctx.db.read(ctx.store.nights, cursor)
+    return Page(items=found, next=more)
+
+
+@router.get("/nights/{date}", summary="The report of a night")
+async def night(date: Night, ctx: Ctx, caller: AnyCaller) -> NightReport:
+    """Return counts, sizes, latencies, gaps, findings and a verdict; `date` is a UT date."""
+    told: NightReport = await ctx.db.read(ctx.store.night, date.isoformat(), caller)
+    return told
+
+
+@router.get("/nights/{date}/manifest", summary="What the archive keeps of a night")
+async def manifest(date: Night, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
+    """Return each KOAID's FITS file by KOAID; the digests of what you may see."""
+    found, more = await ctx.db.read(ctx.store.manifest, date.isoformat(), caller, cursor)
+    return Page(items=found, next=more)
 
 
 @router.get(

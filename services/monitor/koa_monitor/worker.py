@@ -7,7 +7,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -49,7 +49,7 @@ class Worker:
     metrics: MonitorMetrics
     workshop: Workshop
     instruments: dict[str, Instrument]
-    inventories: dict[str, Inventory] = field(default_factory=dict)
+    inventories: dict[tuple[str, date], Inventory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db, every = self.workshop.db, self.instruments.values()
@@ -116,35 +116,43 @@ class Worker:
     async def rescan(self, job: Job) -> None:
         """Compare the disks with the ledger; what nobody announced is taken on."""
         instrument, order = self.instruments[job.grp], job.payload
-        since = await self.db.read(self.store.since, instrument.name)
+        since, now = await self.db.read(self.store.since, instrument.name), utcnow()
         if order.get("since"):
             since = datetime.fromisoformat(order["since"])
         if order.get("resend"):
             count = await self.db.write(self.store.resend, instrument.name, since)
             logger.info("Ledger sent again", instrument=instrument.name, count=count)
         directory = order.get("directory")
+        # An inventory is of whole nights, and of the last one until the next has lasted an hour.
+        nights = {since.date(), now.date()} if not directory else set()
+        midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        oldest = since if directory else midnight
         found: list[Stat] = []
         for root in [directory] if directory else instrument.roots:
             pulse, flat = Pulse(), bool(directory)
-            walk = partial(self._walk, instrument, root, since, pulse=pulse, flat=flat)
+            walk = partial(self._walk, instrument, root, oldest, pulse=pulse, flat=flat)
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
             if not directory:
                 await self._measure(instrument, root)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
-        fresh = [stat for stat in found if stat.frame_id not in known]
-        now, young = datetime.now(UTC).timestamp(), set[str]()
+        fresh = [
+            stat for stat in found
+            if stat.frame_id not in known and stat.mtime_ns / 1e9 >= since.timestamp()
+        ]  # fmt: skip
+        young = set[str]()
         for stat in fresh:
-            if abs(now - stat.mtime_ns / 1e9) < SETTLED:
+            if abs(now.timestamp() - stat.mtime_ns / 1e9) < SETTLED:
                 young.add(str(PurePosixPath(stat.path).parent))
             else:
                 file = file_written(stat, where, utcnow(), Origin.RECOVERED)
                 await self.db.write(self.store.accept, file, logs.new_trace())
+                known.add(stat.frame_id)
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
-        if not directory:
-            seen = inventory(instrument.name, found, known)
-            self.inventories[instrument.name] = seen
+        for night in sorted(nights):  # tonight's is the last
+            seen = inventory((instrument.name, night, now), found, known)
+            self.inventories[instrument.name, night] = seen
             self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
 
     async def _measure(self, instrument: Instrument, root: str) -> None:
@@ -204,12 +212,12 @@ def unless_gone(error: OSError) -> None:
         raise error
 
 
-def inventory(instrument: str, found: list[Stat], known: set[str]) -> Inventory:
-    """Return what a rescan saw of tonight (UT date)."""
-    night = utcnow().date()
+def inventory(of: tuple[str, date, datetime], found: list[Stat], known: set[str]) -> Inventory:
+    """Return what a rescan saw; `of` is instrument, night (UT date) and when it began."""
+    instrument, night, at = of
     seen = [s for s in found if datetime.fromtimestamp(s.mtime_ns / 1e9, UTC).date() == night]
     return Inventory(
-        night=night.isoformat(), instrument=instrument, on_disk=len(seen),
+        night=night.isoformat(), instrument=instrument, at=at, on_disk=len(seen),
         announced=sum(s.frame_id in known for s in seen),
         frame_gaps=pipeline.frame_gaps(s.path for s in seen),
     )  # fmt: skip

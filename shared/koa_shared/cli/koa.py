@@ -18,8 +18,10 @@ from ..config import PeerUrl, Settings
 from ..contracts import FrameView, Page, Status, Submission, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
+from ..reports import Kept, NightReport
 from .campaign import Campaigns, Keeping
 from .many import groups
+from .night import Night, answer, read
 from .why import sentence, unknown
 from .words import Fraction, Text, Why
 
@@ -27,6 +29,9 @@ Codes = Annotated[list[str], Option(help="A finding's code; may be repeated.")]
 As = Annotated[Literal["version", "padded"], Option("--as")]
 Name = Annotated[str | None, Argument()]
 All = Annotated[bool, Option("--all", help="Each frame.")]
+Html = Annotated[Path | None, Option(help="Write a page to print.", dir_okay=False)]
+Verify = Annotated[Path | None, Option(help="Compare the FITS files under it.", exists=True)]
+From = Annotated[Path | None, Option("--from", help="Read what --json printed.", exists=True)]
 
 
 def _here(port: int) -> str:
@@ -157,6 +162,21 @@ class Koa(Keeping):
             page = await self.ingestor.frames(limit=1000, cursor=page.next, **filters)
             found += page.items
         return found
+
+    async def night(
+        self, date: str, html: Html = None, verify: Verify = None, saved: From = None
+    ) -> dict[str, Any]:
+        """Report a night (a UT date); with --verify exit code 1 if a FITS file is amiss."""
+        return answer(read(saved, date) if saved else await self._night(date), html, verify)
+
+    async def _night(self, date: str) -> Night:
+        ask, where = self.ingestor.call, f"/v1/nights/{quote(date)}"
+        cursor: str | None = ""
+        told = Night(report=await ask(NightReport, "GET", where), manifest=[])
+        while cursor is not None:
+            page = await ask(Page[Kept], "GET", f"{where}/manifest", cursor=cursor)
+            told["manifest"], cursor = told["manifest"] + page.items, page.next
+        return told
 
     async def audit(self, target: Text = None) -> Any:
         """List what operators did, at all services, newest first."""

@@ -30,7 +30,7 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
-from .reads import of_frame
+from .nights import of_frame
 from .retention import Retention
 from .rows import describe, merge, new_version, set_program, take_turns
 from .schema import (
@@ -81,7 +81,7 @@ class Store(Retention):
         if event.step == "known":  # the monitor: another frame_id has this very file
             moved = self._advance(frame, event.generation, Status.DUPLICATE, event.step)
         merge(session, frame, event.timeline, event.findings)
-        frame.koaid = frame.koaid or event.koaid
+        frame.koaid, frame.source = frame.koaid or event.koaid, frame.source or event.source
         if event.status == frame.status:
             frame.attempt, frame.next_attempt_at = event.attempt, event.next_attempt_at
             frame.step, frame.fingerprint = event.step, event.fingerprint

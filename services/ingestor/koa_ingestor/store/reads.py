@@ -11,7 +11,8 @@ from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
 from ..errors import UnknownFrame, VersionDeleted
-from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version, audit
+from .nights import Nights, of_frame
+from .schema import EventSeen, Frame, FrameCode, SourceSeen, Stream, Version, audit
 
 COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
 # Conditions on others only match rows whose full view the caller has (design 10).
@@ -19,7 +20,7 @@ OPEN = {"instrument", "night", "status", "level", "koaid"}
 COMMON = {"koaimtyp", "origin"}  # others hide, too, but with a value that few frames have
 
 
-class Reads:
+class Reads(Nights):
     """Functions of a session that only read."""
 
     audit = audit
@@ -109,17 +110,6 @@ class Reads:
         """Return the last report about every source."""
         return list(session.exec(select(SourceSeen).order_by(SourceSeen.name)))
 
-    def night(self, session: Session, date: str) -> dict[str, Any]:
-        """Count a night's frames by instrument and status; and its inventories."""
-        by = (col(Frame.instrument), col(Frame.status))
-        counts: dict[str, dict[str, int]] = {}
-        found = select(*by, func.count()).where(Frame.night == date).group_by(*by)
-        found = found.where(col(Frame.origin) != Origin.CANARY)
-        for instrument, status, count in session.exec(found):
-            counts.setdefault(instrument, {})[status] = count
-        seen = session.exec(select(NightSeen).filter_by(night=date))
-        return {"night": date, "instruments": counts, "inventory": [row.state for row in seen]}
-
     def stream_after(self, session: Session, last: int) -> tuple[list[tuple[Stream, Frame]], int]:
         """Return up to 200 stream entries after an id, and the oldest id that is kept."""
         oldest = session.exec(select(func.min(Stream.id))).one() or 0
@@ -130,11 +120,6 @@ class Reads:
     def stream_end(self, session: Session) -> int:
         """Return the newest id of the stream."""
         return session.exec(select(func.max(Stream.id))).one() or 0
-
-
-def of_frame(table: Any) -> Any:
-    """Return the condition that a row is about a frame in its last generation."""
-    return and_(table.frame_id == Frame.frame_id, table.generation == Frame.generation)
 
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:
