@@ -26,6 +26,7 @@ FILE: dict[str, Any] = {
 }
 
 
+Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
@@ -52,7 +53,7 @@ class Filters(BaseModel):
     """Conditions on frames; those on hidden columns match only what you may see."""
 
     instrument: str | None = None
-    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
+    night: Night = None
     status: Status | None = None
     program: str | None = None
     level: Annotated[int | None, Query(ge=0, le=2)] = None
@@ -187,6 +188,17 @@ async def scrub(
 async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     """Return the sources of all monitors."""
     return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
+
+
+@router.get("/overview", summary="What there is to look at, and who you are")
+async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str, Any]:
+    """Return nights next to `night` (the latest), the canary, the sources, and the caller."""
+    seen: dict[str, Any] = await ctx.db.read(ctx.store.overview, night)
+    hidden = set() if caller.sees_all else {"last_value", "paused_why"}  # paths, words
+    for source in seen["sources"]:
+        for name in hidden & source.keys():
+            del source[name]
+    return seen | {"caller": caller.model_dump(mode="json")}
 
 
 @router.get("/nights/{date}", summary="A night's counts")
