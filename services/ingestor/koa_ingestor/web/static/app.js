@@ -241,7 +241,7 @@ async function showDetail() {
   if (!name) {
     const wasIn = byId("detail").contains(document.activeElement);
     detail.close();
-    if (wasIn || document.activeElement === document.body) byId("rows").focus();
+    if (wasIn || document.activeElement === document.body) table.grid.focus();
     return;
   }
   const row = night.rows.get(name) ?? [...night.rows.values()].find((one) => one.frame.koaid === name);
@@ -336,7 +336,7 @@ function leave() {
   else if (choice.q) {
     byId("search").value = "";
     choose({ q: "" });
-  } else table.body.focus();
+  } else table.grid.focus();
 }
 
 addEventListener("keydown", (event) => {
@@ -344,13 +344,13 @@ addEventListener("keydown", (event) => {
   const { target, key } = event;
   const isTyping = target.matches("input:not([type=checkbox]), select, textarea");
   if (isTyping && key !== "Escape") return;
-  const inList = target === table.body || target === document.body;
+  const inList = target === table.grid || target === document.body;
   if (!KEYS[key] || !(inList || EVERYWHERE.has(key))) return;
   event.preventDefault();
   if (isTyping) target.blur();
   KEYS[key]();
   if (["j", "k", "ArrowDown", "ArrowUp"].includes(key)) {
-    if (target !== table.body && !byId("detail").contains(target)) table.body.focus();
+    if (target !== table.grid && !byId("detail").contains(target)) table.grid.focus();
     if (choice.frame && table.activeRow) choose({ frame: table.activeRow.id });
   }
 });
@@ -372,6 +372,7 @@ function wire() {
   byId("script").addEventListener("click", saveScript);
   byId("unpick").addEventListener("click", () => (table.picked.clear(), showSelection(), table.draw()));
   byId("complaint").lastElementChild.addEventListener("click", () => (byId("complaint").hidden = true));
+  byId("close-keys").addEventListener("click", () => byId("keys").close());
   byId("help").addEventListener("click", () => byId("keys").showModal());
   wireColumns();
   wireTheme();

@@ -17,6 +17,7 @@ export class Table {
    */
   constructor(head, body, told) {
     Object.assign(this, { head, body, told });
+    this.grid = body.parentElement;
     this.canvas = body.firstElementChild; // as high as all rows together
     /** @type {import("./frames.js").Row[]} */
     this.rows = [];
@@ -44,7 +45,7 @@ export class Table {
     this.columns = columns;
     const widths = COLUMNS.filter(([name]) => columns.includes(name)).map(([, , width]) => width);
     const template = ["30px", ...widths].join(" ");
-    this.head.parentElement.style.setProperty("--columns", template);
+    this.grid.style.setProperty("--columns", template);
     const cells = COLUMNS.filter(([name]) => columns.includes(name)).map(([name, title, , , by]) => {
       const isBy = sort.replace("-", "") === by && name !== "ut";
       const way = isBy ? (sort.startsWith("-") ? "descending" : "ascending") : by ? "none" : null;
@@ -82,7 +83,7 @@ export class Table {
     const now = top && this.places.get(top.id);
     if (isNews && scrollTop > this.height / 2 && now !== undefined && now !== before)
       this.body.scrollTop = scrollTop + (now - before) * this.height;
-    this.body.parentElement.setAttribute("aria-rowcount", rows.length + 1);
+    this.grid.setAttribute("aria-rowcount", rows.length + 1);
     this.draw();
   }
 
@@ -100,7 +101,7 @@ export class Table {
       this.shown.delete(id);
     }
     this.fresh = [];
-    this.body.setAttribute("aria-activedescendant", this.shown.has(this.active) ? `row-${this.active}` : "");
+    this.grid.setAttribute("aria-activedescendant", this.shown.has(this.active) ? `row-${this.active}` : "");
     this.all.checked = this.rows.length > 0 && this.picked.size >= this.rows.length;
     this.all.indeterminate = this.picked.size > 0 && !this.all.checked;
   }

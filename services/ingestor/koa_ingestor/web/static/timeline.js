@@ -27,7 +27,7 @@ export function timeline(frame, now = Date.now()) {
     const isOpen = at[to] === undefined;
     if (isOpen && !isOnItsWay) return null;
     const until = at[to] ?? end;
-    const bar = el("div", { class: isOpen ? "bar open" : "bar" });
+    const bar = el("div", { class: isOpen ? "span open" : "span" });
     bar.style.left = `${(100 * (at[from] - start)) / span}%`;
     bar.style.width = `${Math.max(0.4, (100 * (until - at[from])) / span)}%`;
     const took = duration(Math.max(0, until - at[from]) / 1000);
