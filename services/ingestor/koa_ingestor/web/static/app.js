@@ -364,7 +364,9 @@ function wire() {
   search.addEventListener("keydown", (event) => {
     if (event.key === "Enter") findElsewhere(search.value);
   });
-  byId("date").addEventListener("change", (event) => event.target.value && choose({ night: event.target.value }, true));
+  byId("date").addEventListener("change", ({ target }) => {
+    if (target.reportValidity()) choose({ night: target.value }, true);
+  });
   for (const way of ["earlier", "later"]) byId(way).addEventListener("click", () => choose({ night: overview[way] }, true));
   byId("latest").addEventListener("click", () => choose({ night: null }, true));
   byId("program").addEventListener("change", (event) => choose({ program: event.target.value }));
@@ -415,15 +417,18 @@ function wireTheme() {
 function wireToken() {
   const dialog = byId("sign-in");
   byId("who").addEventListener("click", () => dialog.showModal());
-  for (const button of dialog.querySelectorAll("button"))
-    button.addEventListener("click", () => {
-      if (button.value === "in") token.set(byId("token").value.trim());
-      if (button.value === "out") token.set("");
-      byId("token").value = "";
-      dialog.close();
-      if (button.value !== "no") start();
-    });
-  byId("token").addEventListener("keydown", (event) => event.key === "Enter" && dialog.querySelector("[value=in]").click());
+  const done = (value) => {
+    if (value === "in") token.set(byId("token").value.trim());
+    if (value === "out") token.set("");
+    byId("token").value = "";
+    dialog.close();
+    if (value !== "no") start();
+  };
+  for (const button of dialog.querySelectorAll("button[type=button]")) button.addEventListener("click", () => done(button.value));
+  byId("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    done("in");
+  });
 }
 
 function start() {
@@ -435,7 +440,7 @@ function start() {
   showSelection();
   draw();
   listen();
-  open().then(showDetail);
+  open().then(() => choice.frame && showDetail());
 }
 
 wire();

@@ -49,7 +49,7 @@ export class Strip {
   latency(rows) {
     const sorted = rows.map((row) => row.latency).sort((a, b) => a - b);
     const inTime = sorted.filter((seconds) => seconds <= GOAL).length / (sorted.length || 1);
-    const told = [["median", 0.5], ["95 %", 0.95], ["99 %", 0.99]].map(
+    const told = [["median", 0.5], ["p95", 0.95], ["p99", 0.99]].map(
       ([name, share]) => [name, sorted.length ? duration(percentile(sorted, share)) : "–"],
     );
     // Rounded down: what was late once is not "100 %".
@@ -73,9 +73,9 @@ export class Strip {
     const times = rows.map((row) => row.acquired);
     const start = times.reduce((a, b) => Math.min(a, b), Infinity);
     const span = Math.max(600_000, Math.min(DAY, times.reduce((a, b) => Math.max(a, b), 0) - start));
-    const [low, high] = [Math.log10(0.3), Math.log10(300)];
+    const [low, high] = [Math.log10(0.1), Math.log10(300)];
     const y = (seconds) => {
-      const share = (Math.log10(Math.max(seconds, 0.3)) - low) / (high - low);
+      const share = (Math.log10(Math.max(seconds, 0.1)) - low) / (high - low);
       return height - 12 - Math.max(0, Math.min(1, share)) * (height - 16);
     };
     pen.font = `9px ${colours.fontFamily}`;
@@ -93,13 +93,11 @@ export class Strip {
     pen.fillText(clock(start).slice(0, 5), 30, height - 1);
     pen.textAlign = "right";
     pen.fillText(`${clock(start + span).slice(0, 5)} UT`, width, height - 1);
+    const [good, bad] = [colour("--good"), colour("--bad")];
     pen.globalAlpha = rows.length > 500 ? 0.5 : 0.85;
     for (const row of rows) {
-      pen.fillStyle = colour2(row.latency > GOAL);
+      pen.fillStyle = row.latency > GOAL ? bad : good;
       pen.fillRect(32 + ((row.acquired - start) / span) * (width - 36), y(row.latency) - 1, 2, 2);
-    }
-    function colour2(late) {
-      return late ? (colour2.late ??= colour("--bad")) : (colour2.good ??= colour("--good"));
     }
   }
 

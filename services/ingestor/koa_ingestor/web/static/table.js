@@ -101,6 +101,7 @@ export class Table {
       this.shown.delete(id);
     }
     this.fresh = [];
+    this.head.style.paddingRight = `${10 + this.body.offsetWidth - this.body.clientWidth}px`; // the scroll bar
     this.grid.setAttribute("aria-activedescendant", this.shown.has(this.active) ? `row-${this.active}` : "");
     this.all.checked = this.rows.length > 0 && this.picked.size >= this.rows.length;
     this.all.indeterminate = this.picked.size > 0 && !this.all.checked;
@@ -234,7 +235,7 @@ const CELLS = {
     write(cell, row.open ? row.target : hidden(row));
     cell.classList.toggle("closed", !row.open);
   },
-  exposure: (cell, row) => write(cell, row.exposure === null ? "" : `${Number(row.exposure)} s`),
+  exposure: (cell, row) => write(cell, row.exposure === null ? "" : `${Math.round(row.exposure * 100) / 100} s`),
   program: (cell, row) => write(cell, row.program),
   state(cell, row) {
     if (cell.dataset.state !== row.state) {

@@ -76,7 +76,8 @@ export function whereabouts(frame, now = Date.now()) {
   }
   if (HOPS.has(frame.status)) return HOPS.get(frame.status);
   if (frame.status !== "COMPLETE") return reason(frame);
-  return frame.findings.some((f) => f.code === "OBJECT_DAMAGED") ? codeInWords("OBJECT_DAMAGED") : "";
+  if (frame.findings.some((found) => found.code === "OBJECT_DAMAGED")) return codeInWords("OBJECT_DAMAGED");
+  return frame.version > 1 ? `version ${frame.version}` : "";
 }
 
 /** @param {number | null | undefined} seconds */
