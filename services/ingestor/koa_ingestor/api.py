@@ -24,8 +24,7 @@ FILE: dict[str, Any] = {
     "response_class": StreamingResponse,
     "responses": {200: BYTES, 206: BYTES | {"description": "The range that was asked for"}},
 }
-
-
+PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
 Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
@@ -194,10 +193,8 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str, Any]:
     """Return nights next to `night` (the latest), the canary, the sources, and the caller."""
     seen: dict[str, Any] = await ctx.db.read(ctx.store.overview, night)
-    hidden = set() if caller.sees_all else {"last_value", "paused_why"}  # paths, words
-    for source in seen["sources"]:
-        for name in hidden & source.keys():
-            del source[name]
+    if not caller.sees_all:  # the rest is paths, and operators' words
+        seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
     return seen | {"caller": caller.model_dump(mode="json")}
 
 
