@@ -1,10 +1,13 @@
 """Real Chromium on the night page, and installations for it to look at."""
 
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -16,6 +19,7 @@ FLAGS = (
 )  # fmt: skip
 # What the page may not do: run into its own policy, or meet an error that it does not catch.
 WATCH = "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.blockedURI))"
+T = TypeVar("T")
 OpenPage = Callable[..., Page]
 
 
@@ -43,13 +47,14 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser) -> Iterator[OpenPage]:
     """Open a URL in a browser of its own: `open_page(url, **options of the context)`.
 
-    Errors in the console fail the test; `offline=True` allows those of the network.
+    Errors in the console fail the test, but for those that `allow`, a pattern, is about.
     """
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
-    def open_(url: str, *, offline: bool = False, token: str = "", **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, **options)
+    def open_(url: str, *, allow: str = "^$", token: str = "", **options: Any) -> Page:
+        width, height = options.pop("size", (1440, 900))
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         context.set_default_timeout(20_000)
         context.add_init_script(WATCH)
@@ -58,7 +63,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         page = context.new_page()
 
         def hear(text: str) -> None:
-            if not (offline and text.startswith("Failed to load resource")):
+            if not re.search(allow, text):
                 errors.append(text)
 
         page.on("console", lambda said: said.type == "error" and hear(said.text))
@@ -70,3 +75,35 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert not errors, errors
+
+
+def names(page: Page) -> str:
+    """Return the frame_ids of the rows as they stand below each other, of one letter each."""
+    return "".join(
+        page.evaluate(
+            """[...document.querySelectorAll('.row')]
+            .sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map((row) => row.dataset.id)"""
+        )
+    )
+
+
+def query(page: Page) -> str:
+    """Return what the URL says of the choice."""
+    return unquote(urlsplit(page.url).query)
+
+
+def until(page: Page, ask: Callable[[], T], what: str, seconds: float = 20) -> T:
+    """Ask until the answer is true."""
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < end, what
+        page.wait_for_timeout(20)
+    return answer
+
+
+def shows(page: Page, rows: str, what: str = "") -> None:
+    """Wait until the list shows these rows."""
+    end = time.monotonic() + 20
+    while (found := names(page)) != rows:
+        assert time.monotonic() < end, f"{what}: {found!r}, not {rows!r}"
+        page.wait_for_timeout(20)

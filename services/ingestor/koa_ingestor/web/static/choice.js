@@ -1,22 +1,28 @@
 /** What is looked at; it lives in the URL, so that a view can be kept and shared. */
 
-/** Columns of the list in their order: [name, heading, width, whether shown unasked, sort]. */
+/**
+ * Columns of the list in their order: [name, heading, at least so many px, share of what is
+ * left, sort].
+ */
 export const COLUMNS = [
-  ["preview", "Preview", "60px", true, null],
-  ["koaid", "KOAID", "minmax(13.5em, 1.3fr)", true, "koaid"],
-  ["instrument", "Instrument", "6.5em", true, "instrument"],
-  ["type", "Type", "6em", true, "type"],
-  ["target", "Target", "minmax(7em, 1fr)", true, "target"],
-  ["exposure", "Exp.", "5em", true, "exposure"],
-  ["program", "Program", "8em", false, "program"],
-  ["state", "State", "minmax(15em, 1.6fr)", true, "state"],
-  ["ut", "UT", "5.5em", true, "acquired"],
-  ["age", "Age", "6em", true, "acquired"],
-  ["latency", "Latency", "5.5em", true, "latency"],
-  ["file", "File", "minmax(9em, 1fr)", false, "file"],
-  ["size", "Size", "5.5em", false, "size"],
+  ["preview", "Preview", 60, 0, null],
+  ["koaid", "KOAID", 176, 1.3, "koaid"],
+  ["instrument", "Instrument", 82, 0, "instrument"],
+  ["type", "Type", 78, 0, "type"],
+  ["target", "Target", 92, 1, "target"],
+  ["exposure", "Exp.", 60, 0, "exposure"],
+  ["program", "Program", 104, 0, "program"],
+  ["state", "State", 205, 1.6, "state"],
+  ["ut", "UT", 66, 0, "acquired"],
+  ["age", "Age", 76, 0, "acquired"],
+  ["latency", "Latency", 70, 0, "latency"],
+  ["file", "File", 118, 1, "file"],
+  ["size", "Size", 70, 0, "size"],
 ];
-const USUAL = COLUMNS.filter((column) => column[3]).map(([name]) => name);
+const UNUSUAL = new Set(["program", "file", "size"]);
+const USUAL = COLUMNS.map(([name]) => name).filter((name) => !UNUSUAL.has(name));
+/** What gives way first where there is little room. */
+const SPARED = ["exposure", "type", "ut", "instrument", "latency", "age"];
 
 /**
  * @typedef {Object} Choice
@@ -62,6 +68,15 @@ export function write(choice) {
   };
   const query = new URLSearchParams(Object.entries(told).filter(([, value]) => value));
   return query.size ? `?${query.toString().replaceAll("%2C", ",")}` : "";
+}
+
+/** The columns that there is room for; who chose columns has them all. @param {number} px */
+export function fitting(columns, px) {
+  if (columns.join() !== USUAL.join()) return columns;
+  const some = [...columns];
+  const room = () => COLUMNS.reduce((sum, [name, , least]) => sum + (some.includes(name) ? least + 8 : 0), 70);
+  for (const name of SPARED) if (room() > px) some.splice(some.indexOf(name), 1);
+  return some;
 }
 
 /** The value in or out of a list. */

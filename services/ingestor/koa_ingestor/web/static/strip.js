@@ -73,9 +73,9 @@ export class Strip {
     const times = rows.map((row) => row.acquired);
     const start = times.reduce((a, b) => Math.min(a, b), Infinity);
     const span = Math.max(600_000, Math.min(DAY, times.reduce((a, b) => Math.max(a, b), 0) - start));
-    const [low, high] = [Math.log10(0.1), Math.log10(300)];
+    const [low, high] = [Math.log10(0.3), Math.log10(180)]; // s; what lies outside is drawn at the edge
     const y = (seconds) => {
-      const share = (Math.log10(Math.max(seconds, 0.1)) - low) / (high - low);
+      const share = (Math.log10(Math.max(seconds, 0.3)) - low) / (high - low);
       return height - 12 - Math.max(0, Math.min(1, share)) * (height - 16);
     };
     pen.font = `9px ${colours.fontFamily}`;
@@ -94,10 +94,11 @@ export class Strip {
     pen.textAlign = "right";
     pen.fillText(`${clock(start + span).slice(0, 5)} UT`, width, height - 1);
     const [good, bad] = [colour("--good"), colour("--bad")];
+    const dot = rows.length > 500 ? 2 : 3;
     pen.globalAlpha = rows.length > 500 ? 0.5 : 0.85;
     for (const row of rows) {
       pen.fillStyle = row.latency > GOAL ? bad : good;
-      pen.fillRect(32 + ((row.acquired - start) / span) * (width - 36), y(row.latency) - 1, 2, 2);
+      pen.fillRect(32 + ((row.acquired - start) / span) * (width - 36), y(row.latency) - dot / 2, dot, dot);
     }
   }
 

@@ -1,6 +1,6 @@
 /** The list: a grid of which only the rows in sight are elements. */
 
-import { COLUMNS } from "./choice.js";
+import { COLUMNS, fitting } from "./choice.js";
 import { el, fill, oncePerFrame, write } from "./dom.js";
 import * as previews from "./previews.js";
 import { age, clock, duration, HOPS, size, STATES, whereabouts } from "./words.js";
@@ -31,7 +31,7 @@ export class Table {
     body.addEventListener("scroll", this.soon, { passive: true });
     body.addEventListener("click", (event) => this.click(event));
     body.addEventListener("dblclick", (event) => event.preventDefault());
-    new ResizeObserver(this.soon).observe(body);
+    new ResizeObserver(() => (this.sort && this.fit(), this.soon())).observe(body);
     NARROW.addEventListener("change", () => this.again());
     setInterval(() => document.hidden || this.tick(), 1000);
   }
@@ -42,11 +42,20 @@ export class Table {
 
   /** Show these columns, in this order of rows. */
   arrange(columns, sort) {
+    Object.assign(this, { wanted: columns, sort, columns: null });
+    this.fit();
+  }
+
+  /** Show as many of the columns as there is room for. */
+  fit() {
+    const columns = fitting(this.wanted, NARROW.matches ? Infinity : this.grid.clientWidth);
+    if (columns.join() === this.columns?.join()) return;
     this.columns = columns;
-    const widths = COLUMNS.filter(([name]) => columns.includes(name)).map(([, , width]) => width);
-    const template = ["30px", ...widths].join(" ");
-    this.grid.style.setProperty("--columns", template);
-    const cells = COLUMNS.filter(([name]) => columns.includes(name)).map(([name, title, , , by]) => {
+    const { sort } = this;
+    const some = COLUMNS.filter(([name]) => columns.includes(name));
+    const widths = some.map(([, , least, share]) => (share ? `minmax(${least}px, ${share}fr)` : `${least}px`));
+    this.grid.style.setProperty("--columns", ["30px", ...widths].join(" "));
+    const cells = some.map(([name, title, , , by]) => {
       const isBy = sort.replace("-", "") === by && name !== "ut";
       const way = isBy ? (sort.startsWith("-") ? "descending" : "ascending") : by ? "none" : null;
       const cell = el("div", { role: "columnheader", class: `c-${name}`, "aria-sort": way });
