@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlmodel import Session, create_engine
+from sqlmodel import Session, create_engine, insert
 
 from koa_ingestor.store.schema import Frame, Version
 from koa_shared.simulator.stack import Stack
@@ -31,13 +31,14 @@ def ingestor(var: Path) -> Iterator[Stack]:
 
 
 def put(stack: Stack, rows: Iterable[Row]) -> None:
-    """Put frames into the catalogue."""
+    """Put frames into the catalogue; a few have headers, too."""
     engine = create_engine(f"sqlite:///{stack.var}/ingestor.db")
     with Session(engine) as session:
-        for row in rows:
-            session.add(Frame.model_validate(row))
-            if row["version"]:
-                session.add(Version.model_validate(row | VERSION | {"header": header(row)}))
+        whole = list(rows)
+        session.execute(insert(Frame), whole)
+        archived = [row for row in whole if row["version"] and len(whole) < 100]
+        for row in archived:
+            session.add(Version.model_validate(row | VERSION | {"header": header(row)}))
         session.commit()
     engine.dispose()
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -107,3 +108,9 @@ def shows(page: Page, rows: str, what: str = "") -> None:
     while (found := names(page)) != rows:
         assert time.monotonic() < end, f"{what}: {found!r}, not {rows!r}"
         page.wait_for_timeout(20)
+
+
+def in_thread(act: Callable[[], T]) -> T:
+    """Do what needs an event loop: the browser's stays in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()

@@ -1,5 +1,6 @@
 """A long night: 5,000 rows, ten more a second, and connections that break."""
 
+import contextlib
 import json
 import socket
 import statistics
@@ -23,14 +24,21 @@ from .conftest import OpenPage, until
 ROWS = 5000
 TONIGHT = utcnow()
 KINDS = [("ESI", "ES"), ("KCWI", "KB"), ("NIRC2", "N2"), ("HIRES", "HI"), ("KPF", "KP")]
-# When each row came into the page: ms since 1970, by frame_id.
+# When the page heard of each frame, and when it had its row: ms since 1970, by frame_id.
 NOTE_ROWS = """
+window.heard = new Map();
 window.seen = new Map();
+const parse = JSON.parse, now = () => performance.timeOrigin + performance.now();
+JSON.parse = (text) => {
+  const value = parse(text);
+  if (value?.frame_id && !window.heard.has(value.frame_id)) window.heard.set(value.frame_id, now());
+  return value;
+};
 new MutationObserver((changes) => {
   for (const { addedNodes } of changes)
     for (const node of addedNodes)
       if (node.dataset?.id && !window.seen.has(node.dataset.id))
-        window.seen.set(node.dataset.id, performance.timeOrigin + performance.now());
+        window.seen.set(node.dataset.id, now());
 }).observe(document, { childList: true, subtree: true });
 """
 
@@ -61,14 +69,14 @@ def announce(http: httpx.Client, url: str) -> str:
     return name
 
 
-def arrive(url: str, count: int, each: float, told: dict[str, tuple[float, float]]) -> None:
-    """Announce frames; note when each was sent, and when it was answered."""
+def arrive(url: str, count: int, each: float, told: dict[str, float]) -> None:
+    """Announce frames; note when each was sent."""
     with httpx.Client(trust_env=False) as http:
         start = time.monotonic()
         for n in range(count):
             time.sleep(max(0, start + n * each - time.monotonic()))
             sent = time.time()
-            told[announce(http, url)] = (sent, time.time())
+            told[announce(http, url)] = sent
 
 
 def count_rows(page: Page) -> int:
@@ -88,7 +96,7 @@ def test_five_thousand_rows_and_ten_more_a_second(
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     until(page, lambda: count_rows(page) == ROWS, "all rows")
     whole = page.evaluate("performance.now()")
-    told: dict[str, tuple[float, float]] = {}
+    told: dict[str, float] = {}
     sender = threading.Thread(target=arrive, args=(url, 60, 0.1, told))
     sender.start()
     while sender.is_alive():
@@ -100,18 +108,22 @@ def test_five_thousand_rows_and_ten_more_a_second(
     until(page, lambda: count_rows(page) == ROWS + len(told), "the new rows")
     seen = dict(page.evaluate("[...window.seen]"))
     tasks = long_tasks(browser.stop_tracing())
-    waits = sorted(1000 * (seen[name] / 1000 - told[name][1]) for name in told if name in seen)
-    median = statistics.median(waits)
+    heard = dict(page.evaluate("[...window.heard]"))
+    names = [name for name in told if name in seen]  # some came while others were looked at
+    waits = sorted(seen[name] - heard[name] for name in names)
+    whole_waits = sorted(seen[name] - 1000 * told[name] for name in names)
     with capsys.disabled():
         print(
             f"\n{ROWS} rows: first paint {paint:.0f} ms, first row {first:.0f} ms, all "
-            f"{whole:.0f} ms; a new row {median:.0f} ms after the answer to who told "
-            f"(the longest {waits[-1]:.0f}); longest tasks, of its own time, {tasks[:3]} ms"
+            f"{whole:.0f} ms; a new row {statistics.median(waits):.0f} ms after it was heard of (the "
+            f"longest {waits[-1]:.0f}), {statistics.median(whole_waits):.0f} ms after it was sent "
+            f"to the ingestor ({whole_waits[-1]:.0f}); longest tasks, of its own time, {tasks[:3]} ms"
         )
     assert len(waits) >= 20
     assert paint < 1000
     assert first < 2000
-    assert median < 100
+    assert statistics.median(waits) < 100
+    assert waits[int(0.9 * len(waits))] < 200  # on a machine that is not ours alone
     assert tasks[0] < 100
 
 
@@ -148,12 +160,15 @@ class Wire:
         while True:
             try:
                 near, _ = self._door.accept()
-                if self.is_shut:
-                    near.close()
-                    continue
-                far = socket.create_connection(("127.0.0.1", self.upstream))
             except OSError:
                 return
+            try:
+                if self.is_shut:
+                    raise ConnectionRefusedError
+                far = socket.create_connection(("127.0.0.1", self.upstream))
+            except OSError:
+                near.close()
+                continue
             self._ends += [near, far]
             for pair in ((near, far), (far, near)):
                 threading.Thread(target=self._pass, args=pair, daemon=True).start()
@@ -170,15 +185,9 @@ class Wire:
         """Break all connections, and let nobody in."""
         self.is_shut = True
         for end in self._ends:
-            end.close() if end.fileno() < 0 else self._break(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
         self._ends.clear()
-
-    @staticmethod
-    def _break(end: socket.socket) -> None:
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
 
     def mend(self) -> None:
         self.is_shut = False
