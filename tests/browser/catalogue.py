@@ -1,6 +1,7 @@
 """An ingestor alone, and frames put straight into its catalogue."""
 
 import contextlib
+import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,18 +11,25 @@ from typing import Any
 from sqlmodel import Session, create_engine, insert
 
 from koa_ingestor.store.schema import Frame, Version
-from koa_shared.simulator.stack import Stack
+from koa_shared.simulator.stack import BIN, Stack
 from tests.live.conftest import free_offset
 
 Row = dict[str, Any]
-VERSION = {"raw_sha256": "0" * 64, "raw_size": 1, "committed_at": datetime(2026, 11, 29, tzinfo=UTC)}
+VERSION = {
+    "raw_sha256": "0" * 64,
+    "raw_size": 1,
+    "committed_at": datetime(2026, 11, 29, tzinfo=UTC),
+}
 
 
 @contextlib.contextmanager
 def ingestor(var: Path) -> Iterator[Stack]:
     """Run an ingestor without an object store; whoever calls is an operator."""
     stack = Stack(var, offset=free_offset(), sim=False)
-    stack.prepare()
+    for name in ("log", "s3"):
+        (var / name).mkdir(parents=True)
+    stack._make_keys()
+    subprocess.run([BIN / "koa-ingestor", "migrate"], env=stack.environment("ingestor"), check=True)
     try:
         stack.start("ingestor")
         stack.wait_ready("ingestor")
@@ -66,7 +74,8 @@ def frame(at: datetime, **more: Any) -> Row:
         "source": "esi", "path": f"/s/sdata703/esi9/{at:%Y%b%d}/{name}".lower(), "name": name,
         "night": f"{at:%Y-%m-%d}", "acquired": at, "updated": at, "timeline": times,
         "findings": [], "semid": semid, "program": {"semid": semid, "pi": "Alder"},
-        "koaimtyp": more.pop("type", "object"), "products": [], "attempt": 0, "accepted": False, "version": None,
+        "koaimtyp": more.pop("type", "object"), "products": [], "version": None,
+        "attempt": 0, "accepted": False,
     }  # fmt: skip
     whole["core"] = {"koaimtyp": whole["koaimtyp"], "targname": target, "elaptime": 60.0}
     if status == "COMPLETE":

@@ -63,12 +63,12 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
             context.add_init_script(f"sessionStorage.setItem('koa-token', '{token}')")
         page = context.new_page()
 
-        def hear(text: str) -> None:
-            if not re.search(allow, text):
+        def hear(kind: str, text: str) -> None:
+            if kind == "error" and not re.search(allow, text):
                 errors.append(text)
 
-        page.on("console", lambda said: said.type == "error" and hear(said.text))
-        page.on("pageerror", lambda error: hear(str(error)))
+        page.on("console", lambda said: hear(said.type, said.text))
+        page.on("pageerror", lambda error: hear("error", str(error)))
         page.goto(url)
         return page
 
