@@ -255,9 +255,8 @@ def pages(url: str) -> Iterator[dict[str, Any]]:
     """Yield the frames of the night, as the API has them."""
     cursor: str | None = ""
     while cursor is not None:
-        query = {"night": f"{TONIGHT:%Y-%m-%d}", "limit": 1000} | (
-            {"cursor": cursor} if cursor else {}
-        )
+        query: dict[str, Any] = {"night": f"{TONIGHT:%Y-%m-%d}", "limit": 1000}
+        query |= {"cursor": cursor} if cursor else {}
         page = httpx.get(f"{url}/v1/frames", params=query, trust_env=False).json()
         yield from page["items"]
         cursor = page["next"]

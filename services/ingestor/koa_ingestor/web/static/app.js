@@ -1,15 +1,18 @@
 /** The night page: wires the list, the strip, the detail view, the stream and the URL together. */
 
-import { ApiError, get, saveAs, token } from "./api.js";
+import { ApiError, get, saveAs } from "./api.js";
 import * as choices from "./choice.js";
 import { byId, el, fill, oncePerFrame, write } from "./dom.js";
 import { Detail } from "./detail.js";
 import { Night } from "./frames.js";
+import { listenToKeys } from "./keys.js";
 import * as previews from "./previews.js";
 import { files, script } from "./script.js";
+import { askForToken, wireSignIn } from "./sign-in.js";
 import { Stream } from "./stream.js";
 import { Strip } from "./strip.js";
 import { Table } from "./table.js";
+import { wireTheme } from "./theme.js";
 import { age, clock, count, size } from "./words.js";
 
 const PAGES = [100, 400]; // frames of the first page, which is painted at once, and of the others
@@ -120,7 +123,7 @@ async function insist(act, signal) {
 
 function refused(error) {
   complain(error.message);
-  if (error.status === 401) byId("sign-in").showModal();
+  if (error.status === 401) askForToken();
 }
 
 function listen() {
@@ -312,49 +315,6 @@ function sumUp() {
   Object.assign(arrived, { count: 0, at: Date.now() });
 }
 
-// Keys.
-
-const KEYS = {
-  j: () => table.move(1), ArrowDown: () => table.move(1),
-  k: () => table.move(-1), ArrowUp: () => table.move(-1),
-  PageDown: () => table.move(Math.floor(table.body.clientHeight / table.height)),
-  PageUp: () => table.move(-Math.floor(table.body.clientHeight / table.height)),
-  Home: () => table.move(-Infinity), End: () => table.move(Infinity),
-  Enter: () => table.activeRow && (choose({ frame: table.activeRow.id }, !choice.frame), detail.title?.focus()),
-  x: () => table.activeRow && table.pick(table.active),
-  " ": () => table.activeRow && table.pick(table.active),
-  "/": () => byId("search").focus(),
-  "?": () => byId("keys").showModal(),
-  Escape: leave,
-};
-const EVERYWHERE = new Set(["j", "k", "/", "?", "x", "Escape"]);
-
-function leave() {
-  const menu = document.querySelector("details.menu[open]");
-  if (menu) menu.open = false;
-  else if (choice.frame) choose({ frame: null }, true);
-  else if (choice.q) {
-    byId("search").value = "";
-    choose({ q: "" });
-  } else table.grid.focus();
-}
-
-addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  const { target, key } = event;
-  const isTyping = target.matches("input:not([type=checkbox]), select, textarea");
-  if (isTyping && key !== "Escape") return;
-  const inList = target === table.grid || target === document.body;
-  if (!KEYS[key] || !(inList || EVERYWHERE.has(key))) return;
-  event.preventDefault();
-  if (isTyping) target.blur();
-  KEYS[key]();
-  if (["j", "k", "ArrowDown", "ArrowUp"].includes(key)) {
-    if (target !== table.grid && !byId("detail").contains(target)) table.grid.focus();
-    if (choice.frame && table.activeRow) choose({ frame: table.activeRow.id });
-  }
-});
-
 // Controls.
 
 function wire() {
@@ -377,8 +337,12 @@ function wire() {
   byId("close-keys").addEventListener("click", () => byId("keys").close());
   byId("help").addEventListener("click", () => byId("keys").showModal());
   wireColumns();
-  wireTheme();
-  wireToken();
+  wireTheme(() => {
+    strip.drawn = 0;
+    soon();
+  });
+  wireSignIn(start);
+  listenToKeys({ table, detail, choose, chosen: () => choice });
 }
 
 function wireColumns() {
@@ -393,44 +357,7 @@ function wireColumns() {
   });
 }
 
-/** As the system has it, or light, or dark. */
-function wireTheme() {
-  const themes = ["auto", "light", "dark"];
-  const show = (theme) => {
-    document.documentElement.dataset.theme = theme;
-    write(byId("theme"), { auto: "◐", light: "☀", dark: "☾" }[theme]);
-    byId("theme").setAttribute("aria-label", `Colours: ${theme}`);
-    byId("theme").title = `Colours: ${theme}`;
-    strip.drawn = 0;
-    soon();
-  };
-  show(localStorage.getItem("koa-theme") ?? "auto");
-  byId("theme").addEventListener("click", () => {
-    const next = themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length];
-    localStorage.setItem("koa-theme", next);
-    show(next);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => show(document.documentElement.dataset.theme));
-}
-
 /** Somebody else looks: nothing of what was seen before stays. */
-function wireToken() {
-  const dialog = byId("sign-in");
-  byId("who").addEventListener("click", () => dialog.showModal());
-  const done = (value) => {
-    if (value === "in") token.set(byId("token").value.trim());
-    if (value === "out") token.set("");
-    byId("token").value = "";
-    dialog.close();
-    if (value !== "no") start();
-  };
-  for (const button of dialog.querySelectorAll("button[type=button]")) button.addEventListener("click", () => done(button.value));
-  byId("token-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    done("in");
-  });
-}
-
 function start() {
   byId("complaint").hidden = true;
   previews.forget();

@@ -250,7 +250,7 @@ const CELLS = {
     if (cell.dataset.state !== row.state) {
       const road = row.state === "way" ? el("span", { class: "road", "aria-hidden": "true" }, ...STOPS.map(() => el("i"))) : null;
       cell.dataset.state = row.state;
-      fill(cell, el("span", { class: "mark", "aria-hidden": "true" }), road, el("b", {}, STATES.get(row.state)), el("span", { class: "where" }));
+      fill(cell, el("span", { class: "mark", "aria-hidden": "true" }), road, el("b", { class: road && "unseen" }, STATES.get(row.state)), el("span", { class: "where" }));
     }
     const stop = STOPS.indexOf(row.frame.status);
     [...(cell.querySelector(".road")?.children ?? [])].forEach((dot, n) => dot.classList.toggle("past", n <= stop));
