@@ -99,7 +99,7 @@ def search(text: str) -> Callable[[Page], None]:
 
 
 def choose(program: str) -> Callable[[Page], Any]:
-    return lambda page: page.get_by_label("Program").select_option(program)
+    return lambda page: page.get_by_role("combobox", name="Program").select_option(program)
 
 
 CONTROLS = {
