@@ -81,7 +81,7 @@ class Scene(ABC):
             ],
         }  # fmt: skip
         source = {
-            "name": "nires_spec", "instrument": "NIRES", "connected": True,
+            "name": "nires_hush", "instrument": "NIRES", "connected": True,  # no monitor replaces it
             "last_value": f"{FOLDER}/hushlast.fits",
         }  # fmt: skip
         gaps = {

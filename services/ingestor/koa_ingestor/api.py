@@ -26,12 +26,12 @@ FILE: dict[str, Any] = {
     "response_class": StreamingResponse,
     "responses": {200: BYTES, 206: BYTES | {"description": "The range that was asked for"}},
 }
-
-
+PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
+Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
 Range = Annotated[str | None, Header(alias="range")]
 # A date as text: pydantic takes numbers for days since 1970, too.
-Night = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
+Date = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
 Cursor = Annotated[str, Query(description="`next` of the page before")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
@@ -57,7 +57,7 @@ class Filters(BaseModel):
     """Conditions on frames; those on hidden columns match only what you may see."""
 
     instrument: str | None = None
-    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
+    night: Night = None
     status: Status | None = None
     program: str | None = None
     level: Annotated[int | None, Query(ge=0, le=2)] = None
@@ -228,6 +228,15 @@ async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
     return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
 
 
+@router.get("/overview", summary="What there is to look at, and who you are")
+async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str, Any]:
+    """Return nights next to `night` (the latest), the canary, the sources, and the caller."""
+    seen: dict[str, Any] = await ctx.db.read(ctx.store.overview, night)
+    if not caller.sees_all:  # the rest is paths, and operators' words
+        seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
+    return seen | {"caller": caller.model_dump(mode="json")}
+
+
 @router.get("/nights", summary="The nights there are, newest first")
 async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
     """Return nights (UT dates) with their number of frames."""
@@ -236,14 +245,14 @@ async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
 
 
 @router.get("/nights/{date}", summary="The report of a night")
-async def night(date: Night, ctx: Ctx, caller: AnyCaller) -> NightReport:
+async def night(date: Date, ctx: Ctx, caller: AnyCaller) -> NightReport:
     """Return counts, sizes, latencies, gaps, findings and a verdict; `date` is a UT date."""
     told: NightReport = await ctx.db.read(ctx.store.night, date.isoformat(), caller)
     return told
 
 
 @router.get("/nights/{date}/manifest", summary="What the archive keeps of a night")
-async def manifest(date: Night, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
+async def manifest(date: Date, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
     """Return each KOAID's FITS file by KOAID; the digests of what you may see."""
     found, more = await ctx.db.read(ctx.store.manifest, date.isoformat(), caller, cursor)
     return Page(items=found, next=more)

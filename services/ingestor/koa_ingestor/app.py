@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastapi import APIRouter
+
 from koa_shared import service
 from koa_shared.objects import ObjectStore
 
-from .api import router
+from . import api, web
 from .config import Config
 from .feed import Feed
 from .metrics import IngestorMetrics
@@ -16,6 +18,10 @@ from .store import Store
 from .store.reads import Reads
 from .store.schema import jobs
 from .worker import Worker
+
+router = APIRouter()
+router.include_router(api.router)
+router.include_router(web.router)
 
 
 class Ingestor(service.Service):

@@ -9,6 +9,12 @@ class UnknownFrame(NotFound):
     code = "unknown_frame"
 
 
+class UnknownPage(NotFound):
+    """The night page has no such file."""
+
+    code = "unknown_page"
+
+
 class NotArchived(NotFound):
     """The frame is known, but it is not (yet) available, or has no such product."""
 

@@ -308,6 +308,7 @@ def main(beside: Callable[[Stack], AbstractContextManager[Any]] = nullcontext) -
     with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
         for service in SERVICES:
             print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
+        print(f"{'page':<9} {stack.url('ingestor')}/  (the night, live)")
         print(f"{'s3':<9} {stack.url('s3')}")
         print(f"{'logs':<9} {stack.var}/log/")
         if not stack.dev:

@@ -110,6 +110,24 @@ class Reads(Nights):
         """Return the last report about every source."""
         return list(session.exec(select(SourceSeen).order_by(SourceSeen.name)))
 
+    def overview(self, session: Session, night: str | None) -> dict[str, Any]:
+        """Return the nights around one that have frames, the last canary, and the sources."""
+        by = col(Frame.night)
+        real = select(Frame.night).where(by.is_not(None), Frame.origin != Origin.CANARY).limit(1)
+        latest = session.exec(real.order_by(by.desc())).first()
+        night = night or latest or utcnow().date().isoformat()
+        ours = select(Frame).where(Frame.origin == Origin.CANARY).limit(1)
+        canary = session.exec(ours.order_by(col(Frame.acquired).desc())).first()
+        told = canary and canary.model_dump(include={"status", "step", "acquired", "timeline"})
+        return {
+            "night": night,
+            "latest": latest,
+            "earlier": session.exec(real.where(by < night).order_by(by.desc())).first(),
+            "later": session.exec(real.where(by > night).order_by(by)).first(),
+            "canary": told,
+            "sources": [row.state | {"at": row.at} for row in self.sources(session)],
+        }
+
     def stream_after(self, session: Session, last: int) -> tuple[list[tuple[Stream, Frame]], int]:
         """Return up to 200 stream entries after an id, and the oldest id that is kept."""
         oldest = session.exec(select(func.min(Stream.id))).one() or 0
