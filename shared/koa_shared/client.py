@@ -351,9 +351,7 @@ class Koa:
                 continue
             yield frame
 
-    def _fetch(
-        self, blank: Download, product: Offered, moved: Callable[[int], None]
-    ) -> Download:
+    def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()
         where = f"/v1/frames/{frame.frame_id}/products/{quote(product.name)}"
 

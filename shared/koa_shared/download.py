@@ -100,7 +100,9 @@ def _fill(file: BinaryIO, part: Path, product: Offered, read: Read) -> None:
             at += len(chunk)
         file.flush()
         if at < product.size:
-            raise DependencyDown("ingestor", f"ended {product.name} at {at} of {product.size} bytes")
+            raise DependencyDown(
+                "ingestor", f"ended {product.name} at {at} of {product.size} bytes"
+            )
         if at == product.size and digest.hexdigest() == product.sha256:
             return
         file.truncate(0)

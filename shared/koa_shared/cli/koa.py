@@ -1,8 +1,10 @@
 """What `koa` can do: the public methods are its commands, their docstrings the help."""
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -10,10 +12,12 @@ from pydantic import RootModel
 from pydantic_core import to_jsonable_python
 from typer import Argument, BadParameter, Option
 
-from ..client import Koa, PeerFault, PeerRefused, Service
+from .. import client
+from ..client import PeerFault, PeerRefused, Service
 from ..contracts import FrameView, Page, Status, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
+from .get import Get
 from .many import fits, groups, plan, selection, summary
 from .why import sentence, unknown
 
@@ -24,6 +28,11 @@ As = Annotated[Literal["version", "padded"], Option("--as")]
 Fraction = Annotated[Literal["production", "padded"] | None, Option()]
 Name = Annotated[str | None, Argument()]
 All = Annotated[bool, Option("--all", help="Each frame.")]
+Limit = Annotated[int, Option(min=0, help="At most so many; 0 is all.")]
+Names = Annotated[list[str] | None, Argument(help="Frames: KOAID, frame_id, path, file name.")]
+Into = Annotated[Path, Option(help="Directory, made if need be.", file_okay=False)]
+Products = Annotated[str, Option(help="Names, as in a shell: '*.fits', '*.jpg', '*'.")]
+Parallel = Annotated[int, Option(min=1, max=16, help="Files at once.")]
 Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 
 
@@ -34,27 +43,27 @@ def _one(name: str | None, *many: Any) -> str | None:
     return name
 
 
-class Commands:
+class Koa:
     """The verbs; a frame is named by frame_id, KOAID, path or file name."""
 
-    def __init__(self, koa: Koa) -> None:
-        self._koa = koa
-        self._monitor, self._preparer, self._ingestor = koa.monitor, koa.preparer, koa.ingestor
+    def __init__(self, archive: client.Koa) -> None:
+        self._monitor, self._preparer = archive.monitor, archive.preparer
+        self.archive, self.ingestor = archive, archive.ingestor
 
     def submit(
         self, path: str, instrument: Text = None, source: Text = None, why: Why = ""
     ) -> Submitted:
         """Have a file archived that nobody announced; exit code 1 if it is ignored."""
-        return self._koa.submit(path, instrument=instrument, source=source, why=why)
+        return self.archive.submit(path, instrument=instrument, source=source, why=why)
 
     def status(self, name: str) -> FrameView:
         """Show a frame, the newest of its name, with findings, timeline and products."""
         if "/" not in name:
-            for peer in (self._ingestor, self._preparer):  # which knows it even if that is away
+            for peer in (self.ingestor, self._preparer):  # which knows it even if that is away
                 with suppress(DependencyDown):
                     return peer.call(FrameView, "GET", f"/v1/frames/{quote(name)}")
         query = {"path": normal_path(name)} if "/" in name else {"name": name}
-        if frame := next(self._koa.frames(limit=1, **query), None):
+        if frame := next(self.archive.frames(limit=1, **query), None):
             return frame
         raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
@@ -72,6 +81,28 @@ class Commands:
         holds = [] if frame.status.is_end else self._holds(peer, frame.instrument)
         return {"frame": frame, "why": sentence(frame, peer.name, holds, utcnow())}
 
+    def list_(self, limit: Limit = 100, **filters: Any) -> Iterator[FrameView]:
+        """List frames, the newest first, whatever their status; options select."""
+        return self.archive.frames(limit or None, **filters)
+
+    def get(
+        self, names: Names = None, into: Into = Path(), products: Products = "*.fits",
+        parallel: Parallel = 4, **filters: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Download frames by name, or all that the options select; repeat it to go on.
+
+        Each file is checked by its SHA-256, also what is there already: that is not fetched
+        again.  Exit code 1 if a file that was asked for could not be had.
+        """
+        if bool(names) == any(value is not None for value in filters.values()):
+            raise BadParameter("name frames, or say by options which ones")
+        task = Get(products)
+        if names:
+            chosen = (self.status(name) for name in names)
+        else:
+            chosen = task.open_ones(self.archive.frames(**filters))
+        return task.run(self.archive, chosen, into, parallel)
+
     def triggers(self, source: Text = None, path: Text = None) -> Any:
         """List the last 100 broadcasts and what was decided about each."""
         return self._monitor.json("GET", "/v1/triggers", source=source, path=path)
@@ -86,7 +117,7 @@ class Commands:
         until, frame = utcnow() + timedelta(seconds=seconds), None
         while utcnow() < until:
             with suppress(DependencyDown):  # it is not known yet: 404
-                frame = self._koa.frame(str(sent.frame_id))
+                frame = self.archive.frame(str(sent.frame_id))
             if frame and frame.status is Status.COMPLETE:
                 return frame
             time.sleep(0.1)
@@ -96,14 +127,14 @@ class Commands:
     def scrub(self, now: Text = None, why: Why = "") -> Any:
         """Show how far the scrubber is; `--now KOAID` or `--now all` has archived objects read."""
         if now is None:
-            return self._ingestor.json("GET", "/v1/scrub")
+            return self.ingestor.json("GET", "/v1/scrub")
         order = {"koaid": None if now == "all" else now, "why": why}
-        return self._ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
+        return self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
 
     def parked(self, all_: All = False) -> Any:
         """List what waits for an operator: groups that failed alike, or (--all) the frames."""
-        found = list(self._koa.frames(status=Status.ERROR))
-        page = self._ingestor.call(Page[FrameView], "GET", "/v1/parked")
+        found = list(self.archive.frames(status=Status.ERROR))
+        page = self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
         found += [frame for frame in page.items if frame.status is not Status.ERROR]
         return found if all_ else groups(found)
 
@@ -112,7 +143,7 @@ class Commands:
         if one := _one(name, fingerprint):
             return self._order(one, "retry", why=why)
         where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
-        for peer in (self._preparer, self._ingestor):
+        for peer in (self._preparer, self.ingestor):
             tried.append({"service": peer.name} | peer.order(where, why=why))
         if not any(row["retried"] for row in tried):
             raise NotFound(f"nothing that is parked has the fingerprint {fingerprint}")
@@ -133,7 +164,7 @@ class Commands:
         options = {"why": why, "progid": progid, "fraction": fraction}
         if one := _one(name, instrument, night, where):
             return self._order(one, "reprocess", **options)
-        chosen = self._koa.frames(**selection(instrument, night, where or ()))
+        chosen = self.archive.frames(**selection(instrument, night, where or ()))
         rows = {frame.frame_id: plan(frame) for frame in chosen if fits(frame, where or ())}
         for frame_id, row in rows.items() if not dry_run else ():
             if row["decision"] == "reprocess":
@@ -152,7 +183,7 @@ class Commands:
     def audit(self, target: Text = None) -> Any:
         """List what operators did, at all services, newest first."""
         rows = list[dict[str, Any]]()
-        for peer in (self._monitor, self._preparer, self._ingestor):
+        for peer in (self._monitor, self._preparer, self.ingestor):
             try:
                 found = peer.json("GET", "/v1/audit", target=target)
             except DependencyDown as down:
@@ -194,17 +225,15 @@ class Commands:
 
     def _order(self, name: str, verb: str, **options: Any) -> Any:
         frame = self.status(name)
-        where = {"retry": self._owner(frame), "accept": self._ingestor}
+        where = {"retry": self._owner(frame), "accept": self.ingestor}
         peer = where.get(verb, self._preparer)
-        return {"service": peer.name} | peer.order(
-            f"frames/{frame.frame_id}/{verb}", **options
-        )
+        return {"service": peer.name} | peer.order(f"frames/{frame.frame_id}/{verb}", **options)
 
     def _owner(self, frame: FrameView) -> Service:
         """Return who has a frame: the ingestor once it was handed it, else the preparer."""
         begun = frame.timeline.ingest_start or frame.step in ("claim", "promote")
         handed = frame.status is Status.TRANSFERRED and frame.timeline.notified
-        return self._ingestor if begun or handed else self._preparer
+        return self.ingestor if begun or handed else self._preparer
 
     def _holds(self, peer: Service, instrument: str) -> list[str]:
         """Return what holds a waiting frame back: what is down, or a pause."""
