@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, Self, TypeVar
@@ -261,17 +261,16 @@ class Koa:
 
         Pages are asked for as they are needed. Raises ValueError for what is no filter.
         """
-        size = min(limit or PAGE, PAGE)
-        query = Filters(**filters).model_dump(mode="json", exclude_none=True) | {"limit": size}
-        cursor, ask = "", self.ingestor.call
-        while cursor is not None:
-            more = query | ({"cursor": cursor} if cursor else {})
-            page = self.ingestor.again(
-                lambda more=more: ask(Page[FrameView], "GET", "/v1/frames", **more)
-            )
-            yield from page.items[:limit]
-            limit, cursor = limit and limit - len(page.items), page.next
-            if limit is not None and limit <= 0:
+        query = Filters(**filters, limit=min(limit or PAGE, PAGE)).model_dump(mode="json")
+        return islice(self._pages(query), limit)
+
+    def _pages(self, query: dict[str, Any]) -> Iterator[FrameView]:
+        while True:
+            ask = partial(self.ingestor.call, Page[FrameView], "GET", "/v1/frames", **query)
+            page = self.ingestor.again(ask)
+            yield from page.items
+            query["cursor"] = page.next
+            if page.next is None:
                 return
 
     def stream(
@@ -374,6 +373,8 @@ class Koa:
             if getattr(error, "again", False):
                 raise
             return blank._replace(error=error, moved=sum(came))
+        except OSError as error:  # the disk's, and it names no file where one is written to
+            raise OSError(error.errno, error.strerror, str(blank.path)) from error
         return blank._replace(kept=kept, moved=sum(came))
 
 

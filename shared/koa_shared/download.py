@@ -92,6 +92,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
 
 def _fill(file: BinaryIO, part: Path, product: Offered, read: Read) -> None:
     """Append what is missing; begin once more if what lay there was no part of it."""
+    digest = hashlib.sha256()
     for _ in range(2):
         digest, at = _digest(part), part.stat().st_size
         for chunk in read(at) if at < product.size else ():

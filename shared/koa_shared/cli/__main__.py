@@ -27,11 +27,12 @@ from .many import row
 
 T = TypeVar("T")
 COLUMNS = (
-    "acquired", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint", "count", "first",
-    "last", "example", "frame_id", "koaid", "heard", "source", "name", "instrument", "keyword",
-    "value", "connected", "paused", "paused_why", "heartbeat_age", "last_frame_at", "status",
-    "step", "path", "decision", "reason", "code", "severity", "message", "size", "version",
-    "product", "found", "changed",
+    "acquired", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint",
+    "count", "first", "last", "example", "frame_id", "koaid", "heard", "source", "name",
+    "instrument", "keyword", "value", "connected", "paused", "paused_why", "heartbeat_age",
+    "last_frame_at", "type", "object", "program", "status", "latency", "step", "path",
+    "decision", "reason", "code", "severity", "message", "size", "version", "product", "found",
+    "changed",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -100,7 +101,7 @@ def filters() -> Iterator[Parameter]:
     """Yield the conditions on frames as options."""
     for name, field in Filters.model_fields.items():
         if name not in ("limit", "cursor"):
-            kind = Status if name == "status" else str
+            kind: Any = {"status": Status, "level": int}.get(name, str)
             option = Annotated[kind | None, typer.Option(help=field.description)]
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
 
@@ -120,11 +121,10 @@ def add(method: Callable[..., Any]) -> None:
         if failed or getattr(answer, "decision", "") == "ignored":
             raise typer.Exit(1)
 
-    plain = signature(method)
-    last = Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json)
-    given = [*list(plain.parameters.values())[1:], last]
-    if given[-2].kind is Parameter.VAR_KEYWORD:
-        given[-2:-1] = filters()
+    plain, given = signature(method), list[Parameter]()
+    for parameter in [*plain.parameters.values()][1:]:
+        given += filters() if parameter.kind is Parameter.VAR_KEYWORD else [parameter]
+    given.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json))
     command.__signature__ = plain.replace(parameters=given)  # type: ignore[attr-defined]
     main.command(method.__name__.rstrip("_"))(command)
 

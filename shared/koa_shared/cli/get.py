@@ -1,7 +1,7 @@
 """`koa get`: which frames are open, a bar while files come, and what became of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,18 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from ..client import Download, Koa, offered
+from ..client import Download, Koa
 from ..contracts import FrameView
-from ..errors import KoaError, NotFound
+from ..download import offered
+from ..errors import DependencyDown, NotFound
 
 
 class Get:
-    """One command: products whose names match `pattern`, of some frames."""
+    """One command: products whose names match `pattern`, of some frames, into a directory."""
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern, self._skipped = pattern, Counter[str]()
+    def __init__(self, archive: Koa, pattern: str, into: Path, parallel: int) -> None:
+        self._archive, self._pattern, self._into = archive, pattern, into
+        self._parallel, self._skipped = parallel, Counter[str]()
         self._files, self._fetched, self._bytes = 0, 0, 0
         self._failed, self._kept = list[dict[str, str]](), list[str]()
         terminal = Console(stderr=True)
@@ -35,7 +37,7 @@ class Get:
         self._bar = Progress(*columns, console=terminal, disable=not terminal.is_terminal)
         self._task = self._bar.add_task("", total=0)
 
-    def open_ones(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
+    def _open_ones(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
         """Leave out what can't be had of a selection, and count why."""
         for frame in frames:
             try:
@@ -47,31 +49,34 @@ class Get:
                 if product.sha256:
                     yield frame
                 else:
-                    self._skipped["proprietary to your token"] += 1
+                    self._skipped["proprietary"] += 1
 
-    def run(
-        self, archive: Koa, frames: Iterable[FrameView], into: Path, parallel: int
-    ) -> dict[str, Any]:
-        """Fetch; return what is told at the end."""
+    def run(self, frames: Callable[[], Iterable[FrameView]], *, named: bool) -> dict[str, Any]:
+        """Fetch frames that were named, or the open ones of a selection; return what became of it.
+
+        For the bar they are asked for twice, as a list of all may not fit into memory.
+        """
         moved = partial(self._bar.advance, self._task)
-        options: dict[str, Any] = {"products": self._pattern, "parallel": parallel}
+        options: dict[str, Any] = {"products": self._pattern, "parallel": self._parallel}
         try:
             with self._bar:
-                for done in archive.download(self._counted(frames), into, moved=moved, **options):
+                if not self._bar.disable:
+                    self._bar.update(self._task, total=self._size(frames()))
+                chosen = frames() if named else self._open_ones(frames())
+                for done in self._archive.download(chosen, self._into, moved=moved, **options):
                     moved(done.size - done.moved)
                     self._note(done)
-        except OSError as error:
-            again = "what has come is kept; repeat the command to go on"
-            raise KoaError(f"{into}: {error.strerror}; {again}", code="disk_fault") from error
+        except (OSError, DependencyDown, KeyboardInterrupt):
+            typer.echo("koa: what has come is kept; repeat the command to go on", err=True)
+            raise
         return self._told()
 
-    def _counted(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
-        expected = 0
+    def _size(self, frames: Iterable[FrameView]) -> int:
+        size = 0
         for frame in frames:
             with suppress(NotFound):
-                expected += sum(product.size for product in offered(frame, self._pattern))
-            self._bar.update(self._task, total=expected)
-            yield frame
+                size += sum(p.size for p in offered(frame, self._pattern) if p.sha256)
+        return size
 
     def _note(self, done: Download) -> None:
         self._bytes += done.moved

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -96,12 +97,9 @@ class Koa:
         """
         if bool(names) == any(value is not None for value in filters.values()):
             raise BadParameter("name frames, or say by options which ones")
-        task = Get(products)
-        if names:
-            chosen = (self.status(name) for name in names)
-        else:
-            chosen = task.open_ones(self.archive.frames(**filters))
-        return task.run(self.archive, chosen, into, parallel)
+        task, found = Get(self.archive, products, into, parallel), [*map(self.status, names or ())]
+        select = partial(self.archive.frames, **filters)
+        return task.run((lambda: found) if names else select, named=bool(names))
 
     def triggers(self, source: Text = None, path: Text = None) -> Any:
         """List the last 100 broadcasts and what was decided about each."""
