@@ -638,7 +638,7 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     assert [name for name, paused in states.items() if paused] == ["nirc2"]
     table = [line.split()[:4] for line in koa(env, "sources").stdout.splitlines()]
     assert table[0] == ["name", "instrument", "connected", "paused"]
-    assert ["nirc2", "NIRC2", "False", "True"] in table
+    assert ["nirc2", "NIRC2", "no", "yes"] in table
     frame_id = submit(stack, env, write(stack, 3, AT - timedelta(hours=3)))
     until(env, frame_id, "QUEUED")
     said = koa(env, "why", frame_id).stdout

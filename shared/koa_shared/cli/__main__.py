@@ -1,8 +1,14 @@
-"""Observe and operate KOA RTI: where is a frame, why, and what to do about it.
+r"""Observe and operate KOA RTI: where is a frame, why, and what to do about it.
 
 A frame is named by its KOAID, frame_id, announced path or file name (the newest).
 Settings: KOA_MONITOR_URL, KOA_PREPARER_URL, KOA_INGESTOR_URL, KOA_TOKEN_FILE (the token
 decides what you see), KOA_CA_FILE; PORT_OFFSET moves the default ports 8001 to 8003.
+Exit codes: 0 done, 1 not done (stderr says why), 2 wrong usage.
+
+\b
+koa list --instrument NIRES --night 2026-11-23      what came
+koa why s261123_0001.fits                           where is it, and what to do
+koa get --night 2026-11-23 --into tonight           your files, checked
 """
 
 import subprocess
@@ -11,6 +17,7 @@ from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
 from itertools import chain, islice
+from textwrap import indent
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -27,18 +34,18 @@ from .many import row
 
 T = TypeVar("T")
 COLUMNS = (
-    "acquired", "at", "service", "who", "verb", "target", "why", "retried", "fingerprint",
-    "count", "first", "last", "example", "frame_id", "koaid", "heard", "source", "name",
-    "instrument", "keyword", "value", "connected", "paused", "paused_why", "heartbeat_age",
-    "last_frame_at", "type", "object", "program", "status", "latency", "step", "path",
-    "decision", "reason", "code", "severity", "message", "size", "version", "product", "found",
+    "acquired", "at", "heard", "source", "service", "keyword", "who", "verb", "target", "why",
+    "retried", "fingerprint", "count", "first", "last", "example", "frame_id", "koaid", "name",
+    "instrument", "value", "connected", "paused", "paused_why", "heartbeat_age",
+    "last_frame_at", "type", "object", "program", "status", "latency", "step", "decision",
+    "reason", "path", "code", "severity", "message", "size", "version", "product", "found",
     "changed",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 main = typer.Typer(
-    help=__doc__, no_args_is_help=True, rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    help=__doc__, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
 
@@ -58,11 +65,21 @@ def reach(work: Callable[[Koa], T]) -> T:
         why = f"{error.code}: {error}"
     except ValidationError as error:  # of the settings, of filters
         first = error.errors()[0]
-        why = f"{' '.join(map(str, first['loc'])) or 'settings'}: {first['msg']}"
+        told = first["msg"].removeprefix("Value error, ")
+        why = f"{' '.join(map(str, first['loc'])) or 'settings'}: {told}"
     except (OSError, ValueError) as error:  # of the settings
         why = str(error)
     typer.echo(f"koa: {why}", err=True)
     raise typer.Exit(1)
+
+
+def cell(value: Any) -> str:
+    """Return a value as it stands in a table."""
+    if value in (None, ""):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def text(answer: Any) -> str:
@@ -71,12 +88,14 @@ def text(answer: Any) -> str:
     data = data.get("items", data) if isinstance(data, dict) else data
     if isinstance(data, dict):
         return str(data.get("summary") or data.get("why") or "") or "\n".join(
-            text(value) if isinstance(value, dict | list) else f"{name:<16} {value}"
+            f"{name}\n{indent(text(value), '  ')}"
+            if isinstance(value, dict | list)
+            else f"{name:<16} {value}"
             for name, value in data.items()
             if value not in (None, [], {})
         )
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
-    cells = [["-" if row.get(n) in (None, "") else str(row[n]) for n in names] for row in data]
+    cells = [[cell(row.get(name)) for name in names] for row in data]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [names, *cells])
     return "\n".join(lines) or "none"
@@ -102,7 +121,8 @@ def filters() -> Iterator[Parameter]:
     for name, field in Filters.model_fields.items():
         if name not in ("limit", "cursor"):
             kind: Any = {"status": Status, "level": int}.get(name, str)
-            option = Annotated[kind | None, typer.Option(help=field.description)]
+            told = field.description or name
+            option = Annotated[kind | None, typer.Option(help=f"{told[0].upper()}{told[1:]}.")]
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
 
 
@@ -136,7 +156,10 @@ for name, method in vars(Koa).items():
 
 @main.command()
 def watch(as_json: Json = False) -> None:
-    """Follow the live stream, a line for each change, until Ctrl-C."""
+    """Follow the live stream, a line for each change.
+
+    It goes on after a lost connection, without a gap, until Ctrl-C.
+    """
 
     def told(why: str) -> None:
         typer.echo(f"koa: the stream broke off, trying again: {why}", err=True)
@@ -154,7 +177,7 @@ def watch(as_json: Json = False) -> None:
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 def instruments(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Check instrument files, or try changed ones on past frames; --help tells more."""
+    """Check instrument files, try them on past frames (--help)."""
     command = ["koa-preparer", "instruments", *(arguments or ())]
     try:
         code = subprocess.run(command, check=False).returncode  # noqa: S603 (no shell)

@@ -22,15 +22,30 @@ from .get import Get
 from .many import fits, groups, plan, selection, summary
 from .why import sentence, unknown
 
+FRAME = Argument(help="KOAID, frame_id, announced path or file name.", metavar="frame")
+Frame = Annotated[str, FRAME]
+FrameOrMany = Annotated[str | None, FRAME]
+Frames = Annotated[list[str] | None, FRAME]
+Switch = Annotated[str, Argument(help="A keyword source (esi) or an instrument (ESI).")]
+Announced = Annotated[str, Argument(help="As announced, or under a data root: /s/sdata904/...")]
 Why = Annotated[str, Option(help="The reason, for the record.")]
-Text = Annotated[str | None, Option()]
+Instrument = Annotated[str | None, Option(help="Its name: NIRC2.")]
+Source = Annotated[str | None, Option(help="A keyword source, as `koa sources` names it.")]
+Heard = Annotated[str | None, Option("--path", help="Of this announced path only.")]
+Night = Annotated[str | None, Option(help="UT date, YYYY-MM-DD.")]
+Fingerprint = Annotated[str | None, Option(help="All that failed alike; `koa parked` tells it.")]
+Target = Annotated[str | None, Option(help="Of a frame_id, path, source, instrument only.")]
+Now = Annotated[str | None, Option(help="Have this KOAID read now, or `all`.")]
+Seconds = Annotated[float, Option(help="How long it may take.")]
+Progid = Annotated[str | None, Option(help="The program it belongs to: U294.")]
 Codes = Annotated[list[str], Option(help="A finding's code; may be repeated.")]
-As = Annotated[Literal["version", "padded"], Option("--as")]
-Fraction = Annotated[Literal["production", "padded"] | None, Option()]
-Name = Annotated[str | None, Argument()]
-All = Annotated[bool, Option("--all", help="Each frame.")]
+As = Annotated[Literal["version", "padded"], Option("--as", help="Same exposure, or another.")]
+Fraction = Annotated[
+    Literal["production", "padded"] | None, Option(help="How the KOAID's fraction is written.")
+]
+All = Annotated[bool, Option("--all", help="Each frame, not groups.")]
+Dry = Annotated[bool, Option("--dry-run", help="Only say what would be done.")]
 Limit = Annotated[int, Option(min=0, help="At most so many; 0 is all.")]
-Names = Annotated[list[str] | None, Argument(help="Frames: KOAID, frame_id, path, file name.")]
 Into = Annotated[Path, Option(help="Directory, made if need be.", file_okay=False)]
 Products = Annotated[str, Option(help="Names, as in a shell: '*.fits', '*.jpg', '*'.")]
 Parallel = Annotated[int, Option(min=1, max=16, help="Files at once.")]
@@ -52,13 +67,16 @@ class Koa:
         self.archive, self.ingestor = archive, archive.ingestor
 
     def submit(
-        self, path: str, instrument: Text = None, source: Text = None, why: Why = ""
+        self, path: Announced, instrument: Instrument = None, source: Source = None, why: Why = ""
     ) -> Submitted:
-        """Have a file archived that nobody announced; exit code 1 if it is ignored."""
+        """Have a file archived that nobody announced.
+
+        Name its instrument or source if the path does not tell. Exit code 1 if it is ignored.
+        """
         return self.archive.submit(path, instrument=instrument, source=source, why=why)
 
-    def status(self, name: str) -> FrameView:
-        """Show a frame, the newest of its name, with findings, timeline and products."""
+    def status(self, name: Frame) -> FrameView:
+        """Show a frame with its findings, timeline and products."""
         if "/" not in name:
             for peer in (self.ingestor, self._preparer):  # which knows it even if that is away
                 with suppress(DependencyDown):
@@ -68,8 +86,11 @@ class Koa:
             return frame
         raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
-    def why(self, name: str) -> dict[str, Any]:
-        """Tell in one sentence where a frame is (or why a path has none) and what to do."""
+    def why(self, name: Frame) -> dict[str, Any]:
+        """Tell in one sentence where a frame is and what to do.
+
+        Of a path that has no frame it tells what the monitor heard of it.
+        """
         try:
             frame = self.status(name)
         except NotFound:
@@ -83,17 +104,20 @@ class Koa:
         return {"frame": frame, "why": sentence(frame, peer.name, holds, utcnow())}
 
     def list_(self, limit: Limit = 100, **filters: Any) -> Iterator[FrameView]:
-        """List frames, the newest first, whatever their status; options select."""
+        """List frames, the newest first; options select."""
         return self.archive.frames(limit or None, **filters)
 
     def get(
-        self, names: Names = None, into: Into = Path(), products: Products = "*.fits",
+        self, names: Frames = None, into: Into = Path(), products: Products = "*.fits",
         parallel: Parallel = 4, **filters: Any,
     ) -> dict[str, Any]:  # fmt: skip
-        """Download frames by name, or all that the options select; repeat it to go on.
+        """Download frames by name, or all that options select.
 
-        Each file is checked by its SHA-256, also what is there already: that is not fetched
-        again.  Exit code 1 if a file that was asked for could not be had.
+        Repeat it to go on where it broke off: parts of files are gone on with, and what is
+        here already is checked by its SHA-256 and not fetched again. Nothing is overwritten:
+        another file of the same name is renamed to NAME.DIGEST.old, and told. Of a selection
+        what is not archived or not open to you is left out, and counted. Exit code 1 if
+        something that was asked for could not be had.
         """
         if bool(names) == any(value is not None for value in filters.values()):
             raise BadParameter("name frames, or say by options which ones")
@@ -101,16 +125,19 @@ class Koa:
         select = partial(self.archive.frames, **filters)
         return task.run((lambda: found) if names else select, named=bool(names))
 
-    def triggers(self, source: Text = None, path: Text = None) -> Any:
-        """List the last 100 broadcasts and what was decided about each."""
+    def triggers(self, source: Source = None, path: Heard = None) -> Any:
+        """List the last 100 broadcasts and what became of each."""
         return self._monitor.json("GET", "/v1/triggers", source=source, path=path)
 
     def sources(self) -> Any:
         """List the keyword sources and their state."""
         return self._monitor.json("GET", "/v1/sources")
 
-    def canary(self, seconds: float = 60.0) -> FrameView:
-        """Send a frame of our own through the system; exit code 1 if it takes longer."""
+    def canary(self, seconds: Seconds = 60.0) -> FrameView:
+        """Send a frame of our own through the whole system.
+
+        Exit code 1 if it is not available in time; why, is told.
+        """
         sent = self._monitor.call(Submitted, "POST", "/v1/canary")
         until, frame = utcnow() + timedelta(seconds=seconds), None
         while utcnow() < until:
@@ -122,22 +149,27 @@ class Koa:
         told = self.why(str(sent.frame_id))
         raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
 
-    def scrub(self, now: Text = None, why: Why = "") -> Any:
-        """Show how far the scrubber is; `--now KOAID` or `--now all` has archived objects read."""
+    def scrub(self, now: Now = None, why: Why = "") -> Any:
+        """Show how far archived objects were read again.
+
+        All versions, those that are due (last read before `since`), and damaged objects.
+        """
         if now is None:
             return self.ingestor.json("GET", "/v1/scrub")
         order = {"koaid": None if now == "all" else now, "why": why}
         return self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
 
     def parked(self, all_: All = False) -> Any:
-        """List what waits for an operator: groups that failed alike, or (--all) the frames."""
+        """List what waits for an operator, in groups that failed alike."""
         found = list(self.archive.frames(status=Status.ERROR))
         page = self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
         found += [frame for frame in page.items if frame.status is not Status.ERROR]
         return found if all_ else groups(found)
 
-    def retry(self, name: Name = None, fingerprint: Text = None, why: Why = "") -> Any:
-        """Try an ERROR or INVALID frame again where it ended, or all that failed alike."""
+    def retry(
+        self, name: FrameOrMany = None, fingerprint: Fingerprint = None, why: Why = ""
+    ) -> Any:
+        """Try an ERROR or INVALID frame again, or a group."""
         if one := _one(name, fingerprint):
             return self._order(one, "retry", why=why)
         where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
@@ -147,17 +179,19 @@ class Koa:
             raise NotFound(f"nothing that is parked has the fingerprint {fingerprint}")
         return tried
 
-    def release(self, name: str, waive: Codes, why: Why) -> Any:
-        """Let a frame pass in spite of the findings that are waived."""
+    def release(self, name: Frame, waive: Codes, why: Why) -> Any:
+        """Let a frame pass in spite of findings that are waived."""
         return self._order(name, "release", waive=waive, why=why)
 
     def reprocess(
-        self, name: Name = None, why: Why = "", progid: Text = None, fraction: Fraction = None,
-        instrument: Text = None, night: Text = None, where: Where = None, dry_run: bool = False,
+        self, name: FrameOrMany = None, why: Why = "", progid: Progid = None,
+        fraction: Fraction = None, instrument: Instrument = None, night: Night = None,
+        where: Where = None, dry_run: Dry = False,
     ) -> Any:  # fmt: skip
-        """Make a frame's products anew, or those of all that are selected: a new version.
+        """Make the products of a frame, or of many, anew.
 
-        Repeat it if it broke off; frames on their way are skipped.
+        They become a new version; the old ones stay. Repeat it if it broke off; frames on
+        their way are skipped. Exit code 1 if one failed or was refused.
         """
         options = {"why": why, "progid": progid, "fraction": fraction}
         if one := _one(name, instrument, night, where):
@@ -178,8 +212,8 @@ class Koa:
             return f"failed, {down}"
         return "ordered"
 
-    def audit(self, target: Text = None) -> Any:
-        """List what operators did, at all services, newest first."""
+    def audit(self, target: Target = None) -> Any:
+        """List what operators did, at all services."""
         rows = list[dict[str, Any]]()
         for peer in (self._monitor, self._preparer, self.ingestor):
             try:
@@ -189,8 +223,12 @@ class Koa:
             rows += [{"service": peer.name} | row for row in found]
         return sorted(rows, key=lambda row: row["at"], reverse=True)
 
-    def accept(self, name: str, as_: As, why: Why) -> Any:
-        """Decide a KOAID conflict: the same exposure (version) or another one (padded)."""
+    def accept(self, name: Frame, as_: As, why: Why) -> Any:
+        """Decide about a frame whose KOAID is taken.
+
+        `version`: it is the same exposure, rewritten; it becomes the next version.
+        `padded`: it is another one; its KOAID gets two digits of fraction, as in 32798.08.
+        """
         frame_id = (self.status(name)).frame_id
         try:
             return self._order(frame_id, "accept", why=why, **{"as": as_})
@@ -199,12 +237,16 @@ class Koa:
                 raise
         return self.reprocess(frame_id, why, fraction="padded")
 
-    def pause(self, name: str, why: Why = "") -> Any:
-        """Hold back a keyword source (esi) or an instrument (ESI); broadcasts, frames wait."""
+    def pause(self, name: Switch, why: Why = "") -> Any:
+        """Hold back a keyword source or an instrument.
+
+        Nothing is lost: broadcasts of a source wait at the monitor, frames of an instrument
+        at the preparer.
+        """
         return self._switch(name, "pause", why)
 
-    def resume(self, name: str, why: Why = "") -> Any:
-        """Let go on what was paused: a keyword source (esi) or an instrument (ESI)."""
+    def resume(self, name: Switch, why: Why = "") -> Any:
+        """Let a paused source or instrument go on."""
         return self._switch(name, "resume", why)
 
     def _switch(self, name: str, verb: str, why: str) -> Any:
