@@ -268,20 +268,20 @@ def observer(
     return env
 
 
-def real(text: str, site: Site, frame: Frame) -> str:
+def real(text: str, frame: Frame) -> str:
     """Put names that exist here in the place of the examples'."""
-    path = "/s/sdata1500/nires9/again/v0042.fits"
-    site.write(path, site.local(frame["path"]).read_bytes())
-    known = {"NR.20261123.45753.84": frame["koaid"], "2026-11-23": frame["night"]}
-    for name, value in known.items():
+    path = "/s/sdata1500/nires9/2026nov23/s261123_0001.fits"
+    known = {"NR.20261123.45753.84": frame["koaid"], path: frame["path"]}
+    for name, value in (known | {"2026-11-23": frame["night"]}).items():
+        assert name in text
         text = text.replace(name, value)
     return text
 
 
 def test_every_example_of_the_page_runs(
-    site: Site, frames: list[Frame], observer: dict[str, str], capsys: pytest.CaptureFixture[str]
+    frames: list[Frame], observer: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocks = BLOCK.findall(real(DOCS.read_text(), site, frames[0]))
+    blocks = BLOCK.findall(real(DOCS.read_text(), frames[0]))
     assert {kind for kind, _ in blocks} == {"python", "sh"}
     known: dict[str, Any] = {}
     for kind, text in blocks:
@@ -289,4 +289,10 @@ def test_every_example_of_the_page_runs(
             subprocess.run(["bash", "-euo", "pipefail", "-c", text], env=observer, check=True)
         else:
             exec(compile(text, str(DOCS), "exec"), known)
-    assert "COMPLETE" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{frames[0]['koaid']} COMPLETE " in said
+    assert f"tonight/{frames[0]['koaid']}.fits {fits(frames[0])[0]['size']} whole, 0 bytes" in said
+    assert f"duplicate {frames[0]['frame_id']}" in said
+    assert "404 unknown_frame ingestor: answered 404 unknown_frame" in said
+    assert len([*Path("one").iterdir()]) == len(frames[0]["products"])
+    assert "complete -o default -F" in Path("koa.bash").read_text()
