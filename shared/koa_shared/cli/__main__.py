@@ -105,12 +105,13 @@ def tell(answer: Any, *, as_json: bool) -> None:
     """Print an answer; of many frames a page at a time, as there may be millions."""
     if not isinstance(answer, Iterator):
         return typer.echo(to_json(answer, indent=2) if as_json else text(answer))
-    pages, before = iter(lambda: [*islice(answer, PAGE)], []), "["
-    for page in pages if as_json else ():
-        typer.echo(before + ",\n".join(frame.model_dump_json() for frame in page), nl=False)
-        before = ",\n"
     if as_json:
-        return typer.echo("]" if before != "[" else "[]")
+        before = "["
+        for frame in answer:
+            typer.echo(before + frame.model_dump_json(), nl=False)
+            before = ",\n"
+        return typer.echo("[]" if before == "[" else "]")
+    pages = iter(lambda: [*islice(answer, PAGE)], [])
     for page in chain([next(pages, [])], pages):
         typer.echo(text([row(frame) for frame in page]))
     return None

@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from typer import Argument, BadParameter, Option
 
 from .. import client
-from ..client import PeerFault, PeerRefused, Service
+from ..client import PeerRefused, Service
 from ..contracts import FrameView, Page, Status, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
@@ -250,18 +250,16 @@ class Koa:
         return self._switch(name, "resume", why)
 
     def _switch(self, name: str, verb: str, why: str) -> Any:
-        """Ask who is likely to know the name, then the other; if none does, tell the first's."""
-        peers, unknown_ = [(self._monitor, "sources"), (self._preparer, "instruments")], None
+        """Ask who is likely to know the name, then the other; if neither does, tell the first's."""
+        peers, told = [(self._monitor, "sources"), (self._preparer, "instruments")], []
         for peer, kind in peers[:: -1 if name.isupper() else 1]:
             try:
                 return peer.order(f"{kind}/{quote(name, safe='')}/{verb}", why=why)
-            except (PeerFault, PeerRefused) as fault:
-                if fault.code not in ("unknown_source", "unknown_instrument"):
-                    raise unknown_ or fault from None
-                unknown_ = unknown_ or fault
-            except DependencyDown as down:
-                raise unknown_ or down from None
-        raise unknown_ or AssertionError
+            except DependencyDown as fault:
+                told.append(fault)
+                if getattr(fault, "code", "") not in ("unknown_source", "unknown_instrument"):
+                    break
+        raise told[0]
 
     def _order(self, name: str, verb: str, **options: Any) -> Any:
         frame = self.status(name)
