@@ -410,12 +410,13 @@ def test_pause_is_of_a_source_or_in_capitals_of_an_instrument(
 def test_who_does_not_know_a_name_is_not_the_last_to_be_asked(
     desk: Desk, name: str, first: str, other: str
 ) -> None:
-    code = {"sources": "unknown_source", "instruments": "unknown_instrument"}
-    desk.refuses(f"POST /{first}/{name}/resume", 404, code[first.rpartition("/")[2]])
+    unknown = {"monitor": (404, "unknown_source"), "preparer": (422, "unknown_instrument")}
+    status, code = unknown[first.partition("/")[0]]
+    desk.refuses(f"POST /{first}/{name}/resume", status, code)
     desk.answers[f"POST /{other}/{name}/resume"] = 200, {"paused": False}
     assert answer(desk.env, "resume", name) == {"paused": False}
-    desk.refuses(f"POST /{other}/{name}/resume", 404, code[other.rpartition("/")[2]])
-    assert f"404 {code[first.rpartition('/')[2]]}: because" in koa(desk.env, "resume", name).stderr
+    desk.refuses(f"POST /{other}/{name}/resume", *unknown[other.partition("/")[0]])
+    assert f"{code}: because {code}" in koa(desk.env, "resume", name).stderr
     desk.refuses(f"POST /{first}/{name}/resume", 403, "forbidden")
     desk.asked.clear()
     assert "403 forbidden" in koa(desk.env, "resume", name).stderr

@@ -251,11 +251,12 @@ class Koa:
 
     def _switch(self, name: str, verb: str, why: str) -> Any:
         """Ask who is likely to know the name, then the other; if neither does, tell the first's."""
-        peers, told = [(self._monitor, "sources"), (self._preparer, "instruments")], []
+        peers = [(self._monitor, "sources"), (self._preparer, "instruments")]
+        told = list[DependencyDown | PeerRefused]()
         for peer, kind in peers[:: -1 if name.isupper() else 1]:
             try:
                 return peer.order(f"{kind}/{quote(name, safe='')}/{verb}", why=why)
-            except DependencyDown as fault:
+            except (DependencyDown, PeerRefused) as fault:
                 told.append(fault)
                 if getattr(fault, "code", "") not in ("unknown_source", "unknown_instrument"):
                     break
