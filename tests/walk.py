@@ -80,8 +80,8 @@ class Scene(ABC):
                  "message": "hushrefused"},
             ],
         }  # fmt: skip
-        source = {
-            "name": "nires_hush", "instrument": "NIRES", "connected": True,  # no monitor replaces it
+        source = {  # of a name that no monitor has: it would replace it
+            "name": "nires_hush", "instrument": "NIRES", "connected": True,
             "last_value": f"{FOLDER}/hushlast.fits",
         }  # fmt: skip
         gaps = {

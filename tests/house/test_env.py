@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from koa_shared.cli.koa import Peers
+from koa_shared.config import Peers
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "docs" / "operations.md"

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 from koa_shared.cli.__main__ import main
@@ -388,6 +390,108 @@ def test_pause_is_of_a_source_or_in_capitals_of_an_instrument(
     assert desk.asked[-1][1] == {"why": "dome"}
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("owl", "monitor/v1/sources", "preparer/v1/instruments"),
+        ("OWL", "preparer/v1/instruments", "monitor/v1/sources"),
+    ],
+)
+def test_who_does_not_know_a_name_is_not_the_last_to_be_asked(
+    desk: Desk, name: str, first: str, other: str
+) -> None:
+    unknown = {"monitor": (404, "unknown_source"), "preparer": (422, "unknown_instrument")}
+    status, code = unknown[first.partition("/")[0]]
+    desk.refuses(f"POST /{first}/{name}/resume", status, code)
+    desk.answers[f"POST /{other}/{name}/resume"] = 200, {"paused": False}
+    assert answer(desk.env, "resume", name) == {"paused": False}
+    desk.refuses(f"POST /{other}/{name}/resume", *unknown[other.partition("/")[0]])
+    assert f"{code}: because {code}" in koa(desk.env, "resume", name).stderr
+    desk.refuses(f"POST /{first}/{name}/resume", 403, "forbidden")
+    desk.asked.clear()
+    assert "403 forbidden" in koa(desk.env, "resume", name).stderr
+    assert [where for where, _ in desk.asked] == [f"POST /{first}/{name}/resume"]
+
+
+def test_a_list_is_a_table_of_what_is_told(desk: Desk) -> None:
+    more = {"metadata": {"koaimtyp": "object", "object": "M31"}, "latency_seconds": 1.25}
+    rows = [
+        frame(Status.COMPLETE, koaid="N2.1", version=1, program={"semid": "2026B_U1"}, **more),
+        frame(Status.ERROR, finding("ODD", "x", Severity.WARNING), finding("BAD", "x")),
+        frame(Status.QUEUED, path=None),
+    ]
+    listed(desk, *rows)
+    words = ("list", "--instrument", "NIRC2", "--status", "ERROR", "--level", "0", "--limit", "9")
+    lines = [line.split() for line in koa(desk.env, *words).stdout.splitlines()]
+    head = ["instrument", "type", "object", "program", "status", "latency", "code"]
+    assert lines == [
+        ["acquired", "frame_id", "koaid", *head],
+        ["-", "-", "N2.1", "NIRC2", "object", "M31", "2026B_U1", "COMPLETE", "1.25", "-"],
+        ["-", "-", "n0001.fits", "NIRC2", "-", "-", "-", "ERROR", "-", "BAD"],
+        ["-", ID, "-", "NIRC2", "-", "-", "-", "QUEUED", "-", "-"],
+    ]
+    assert desk.queries[-1] == {
+        "instrument": "NIRC2", "status": "ERROR", "level": "0", "limit": "9",
+    }  # fmt: skip
+    assert [row["frame_id"] for row in answer(desk.env, "list")] == [ID] * 3
+    listed(desk)
+    assert (koa(desk.env, "list").stdout, answer(desk.env, "list")) == ("none\n", [])
+
+
+def test_a_list_of_many_is_one_document(desk: Desk) -> None:
+    shown = [frame(Status.COMPLETE, koaid=f"N2.{n}").model_dump(mode="json") for n in range(2500)]
+    cuts = {"": (0, "1"), "1": (1000, "2"), "2": (2000, None)}
+    desk.pages = {
+        at: {"items": shown[first : first + 1000], "next": more}
+        for at, (first, more) in cuts.items()
+    }
+    told = answer(desk.env, "list", "--limit", "0")
+    assert [row["koaid"] for row in told] == [f"N2.{n}" for n in range(2500)]
+    table = koa(desk.env, "list", "--limit", "0").stdout.splitlines()
+    assert [line.split()[1] for line in table if line[0] == "-"] == [row["koaid"] for row in told]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--night", "yesterday"), "night: String should match"),
+        (("--level", "7"), "level: Input should be less than or equal to 2"),
+        (("--since", "today"), "since: a time is told as 2025-12-08T12:00:00.000Z"),
+    ],
+)
+def test_a_wrong_filter_is_told(desk: Desk, words: tuple[str, ...], part: str) -> None:
+    result = koa(desk.env, "list", *words)
+    assert (result.exit_code, result.stdout, desk.asked) == (1, "", [])
+    assert result.stderr.startswith(f"koa: {part}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        ("koa re", "reprocess"),
+        ("koa get --pro", "--products"),
+        ("koa list --status CO", "COMPLETE"),
+    ],
+)
+def test_the_shell_completes(typed: str, part: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    result = CliRunner().invoke(
+        main, env={"_KOA_COMPLETE": "complete_bash"} | words, prog_name="koa"
+    )
+    assert part in result.stdout.split()
+
+
+def test_every_command_says_what_its_arguments_are() -> None:
+    group = typer.main.get_command(main)
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        if name != "instruments":  # the preparer's own
+            bare = [str(p.name) for p in command.params if not getattr(p, "help", None)]
+            assert bare == [], name
+        first = str(command.help).splitlines()[0]
+        assert len(first) <= 64, f"{name}: cut short in koa --help"
+
+
 def test_triggers_are_a_table_without_empty_columns(desk: Desk) -> None:
     row = {"heard": "T1", "source": "nirc2", "value": PATH, "decision": None, "reason": ""}
     rows = [row, row | {"heard": "T2", "decision": "ignored", "frame_id": None}]
@@ -526,6 +630,7 @@ def test_a_service_that_is_away(words: tuple[str, ...], port: int, name: str) ->
         ("accept", ID, "--why", "x"), ("accept", ID, "--as", "other", "--why", "x"),
         ("reprocess", ID, "--fraction", "half"), ("reprocess",), ("retry",),
         ("retry", ID, "--fingerprint", "F"), ("campaign", "show"), ("campaign", "pause", "x"),
+        ("get",), ("get", ID, "--night", "2026-11-23"), ("list", "--status", "DONE"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:
@@ -628,7 +733,7 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     assert [name for name, paused in states.items() if paused] == ["nirc2"]
     table = [line.split()[:4] for line in koa(env, "sources").stdout.splitlines()]
     assert table[0] == ["name", "instrument", "connected", "paused"]
-    assert ["nirc2", "NIRC2", "False", "True"] in table
+    assert ["nirc2", "NIRC2", "no", "yes"] in table
     frame_id = submit(stack, env, write(stack, 3, AT - timedelta(hours=3)))
     until(env, frame_id, "QUEUED")
     said = koa(env, "why", frame_id).stdout

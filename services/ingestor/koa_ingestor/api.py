@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
+from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
 from koa_shared.errors import Conflict
 from koa_shared.reports import Kept, NightCount, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
@@ -53,28 +53,13 @@ async def events(batch: EventBatch, ctx: Ctx, _: Producer) -> dict[str, int]:
     return {"applied": await ctx.db.write(ctx.store.apply, batch)}
 
 
-class Filters(BaseModel):
-    """Conditions on frames; those on hidden columns match only what you may see."""
-
-    instrument: str | None = None
-    night: Night = None
-    status: Status | None = None
-    program: str | None = None
-    level: Annotated[int | None, Query(ge=0, le=2)] = None
-    type: str | None = None
-    origin: str | None = None
-    path: str | None = None
-    name: str | None = None
-    koaid: str | None = None
-    finding: str | None = None
-    since: Time | None = None
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100
-    cursor: str | None = None
+class Asked(Filters, extra="ignore"):
+    """The query; what is no filter is ignored."""
 
 
 @router.get("/frames", summary="Frames, newest acquired first")
 async def list_frames(
-    ctx: Ctx, caller: AnyCaller, filters: Annotated[Filters, Query()]
+    ctx: Ctx, caller: AnyCaller, filters: Annotated[Asked, Query()]
 ) -> Page[FrameView]:
     """Return one page of frames, each as you may see it."""
     wanted = filters.model_dump(exclude={"cursor"})

@@ -1,10 +1,10 @@
-"""Groups of frames that failed alike (pure functions)."""
+"""Many frames at once: groups that failed alike, lines of a list (pure functions)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ..contracts import FrameView
+from ..contracts import FrameView, Severity
 
 
 def groups(frames: Sequence[FrameView]) -> list[dict[str, Any]]:
@@ -26,3 +26,14 @@ def groups(frames: Sequence[FrameView]) -> list[dict[str, Any]]:
 def _when(frame: FrameView) -> str:
     at = frame.timeline.acquired or frame.timeline.detected
     return f"{at:%Y-%m-%d %H:%M:%S}" if at else "-"
+
+
+def row(frame: FrameView) -> dict[str, Any]:
+    """Return a frame as a line of a list."""
+    core, faults = frame.metadata, [f for f in frame.findings if f.severity != Severity.WARNING]
+    return {
+        "acquired": _when(frame), "koaid": frame.koaid or (frame.path or "").rpartition("/")[2],
+        "instrument": frame.instrument, "type": core.get("koaimtyp"), "object": core.get("object"),
+        "program": frame.program and frame.program.semid, "status": frame.status,
+        "latency": frame.latency_seconds, "code": faults[-1].code if faults else None,
+    } | ({} if frame.koaid or frame.path else {"frame_id": frame.frame_id})  # fmt: skip
