@@ -21,7 +21,7 @@ from ..errors import LeaseLost
 from .fingerprint import DIED
 
 LATER = 2  # the priority from which on nobody waits for a job: it is no live frame's
-LATE_SECONDS = 20.0  # after its file, a job is backlog, whatever it was put as
+LATE_SECONDS = 10.0  # after its file a job is backlog, whatever it was put as
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
 
