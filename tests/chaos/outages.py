@@ -172,7 +172,7 @@ class Disk:
 
 
 def postgresql_slow(night: Night) -> int:
-    """Every message from and to the server is 40 ms late, then half a second."""
+    """Every message from and to the server is 40 ms late, then 150."""
     server = conninfo_to_dict(night.databases()["monitor"])
     wire = Wire(night.proxy.port + 1, f"{server['host']}/.s.PGSQL.{server.get('port', 5432)}")
     for stack in night.stacks:
@@ -181,7 +181,7 @@ def postgresql_slow(night: Night) -> int:
             where = parts._replace(netloc=f"{parts.username}@127.0.0.1:{wire.port}", query="")
             night.restart(service, stack, KOA_DATABASE_URL=urlunsplit(where))
     night.ready()
-    for delay, rate, seconds in ((0.04, 2, 20), (0.5, 0.5, 20)):
+    for delay, rate, seconds in ((0.04, 2, 20), (0.15, 0.5, 20)):
         with night.exposing(rate=rate):
             wire.delay = delay
             time.sleep(seconds)
