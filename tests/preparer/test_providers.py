@@ -649,7 +649,8 @@ async def test_http_tls_is_verified(tmp_path: Path) -> None:
     )
     assert await made.wait() == 0
     site = Observatory()
-    with serving(site, ssl_keyfile=key, ssl_certfile=cert) as address:
+    quick = {"timeout_graceful_shutdown": 1}  # a TLS connection waits 30 s for its peer to part
+    with serving(site, ssl_keyfile=key, ssl_certfile=cert, **quick) as address:
         stranger = opened(f"https://{address}/api")
         friend = opened(f"https://{address}/api", ca_file=cert)
         with pytest.raises(DependencyDown, match="CERTIFICATE_VERIFY_FAILED"):
