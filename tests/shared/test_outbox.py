@@ -63,7 +63,7 @@ async def sending(db: Database, outbox: Outbox, ingestor: Ingestor) -> AsyncIter
         await task
 
 
-async def until(ask: Callable[[], object], seconds: float = 8.0) -> None:
+async def until(ask: Callable[[], object], seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
         while not ask():  # noqa: ASYNC110 (who answers knows of no event)
             await asyncio.sleep(0.002)
