@@ -262,7 +262,11 @@ def live_frames(night: Night, count: int) -> list[float]:
         time.sleep(1)
     wait(lambda: all_complete(night, shots), 60, 0.25)
     history = night.history()
-    return [latency(history.by_path[shot.path][0]) for shot in shots]
+    frames = [history.by_path[shot.path][0] for shot in shots if shot.path in history.by_path]
+    for frame in (frame for frame in frames if "available" not in frame["timeline"]):
+        sentence = f"after a minute it is {frame['status']}, {frame['step']}"
+        night.found.append(Breach("held_up", frame["frame_id"], sentence))
+    return [latency(frame) for frame in frames if "available" in frame["timeline"]]
 
 
 def judge_the_morning(

@@ -125,7 +125,7 @@ class Site:
     # -- waiting ------------------------------------------------------------------
 
     def wait(self, ask: Callable[[], T | None], seconds: float, what: str | Callable[[], str]) -> T:
-        """Ask until there is an answer; fail with `what` after `seconds`, if nobody else works here."""
+        """Ask until there is an answer; fail with `what` after `seconds` of a quiet machine."""
         until = time.monotonic() + PATIENCE * seconds
         while True:
             with contextlib.suppress(httpx.TransportError):
