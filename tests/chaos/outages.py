@@ -278,7 +278,9 @@ def judge_the_morning(
     tried = [f["path"] for f in frames if any(x["severity"] == "error" for x in f["findings"])]
     for path in tried:
         night.found.append(Breach("attempt", path, "an absent peer has cost it an attempt"))
-    ends = [(f["instrument"], f["timeline"].get("available", "")) for f in frames]
+    # What a rescan found first goes after what was announced.
+    kinds = [f"{f['instrument']} {f['origin']}" for f in frames]
+    ends = [(k, f["timeline"].get("available", "")) for k, f in zip(kinds, frames, strict=True)]
     pairs = [(a, b) for (mine, a), (other, b) in combinations(ends, 2) if mine == other]
     share = sum(new < old for old, new in pairs) / len(pairs)
     told = [f"{statistics.median(some):.1f} s, at most {max(some):.1f} s" for some in (quiet, live)]
