@@ -104,7 +104,7 @@ class JobQueue:
         until = self._now(session) + self.lease
         return {"state": "leased", "owner": self.owner, "lease_until": until}
 
-    def _priority(self) -> Any:
+    def _rank(self) -> Any:
         """Return a job's priority as of now: what has waited for long is no longer live."""
         t, old = self.table.c, time.time() - LATE_SECONDS
         is_late = sa.and_(t.priority < LATER, t.sort_at > 0, t.sort_at < old)
@@ -132,9 +132,8 @@ class JobQueue:
         Once that is committed the job starts, if nothing else waits, or wakes its lane.
         """
         started = session.info.setdefault("started", set())  # one of each queue is enough
-        is_late = 0 < job.sort_at < time.time() - LATE_SECONDS  # it waits as backlog does
-        at_once = not (job.delay or is_late or job.queue in started)
-        at_once = at_once and self.may_start(session, job)
+        late = 0 < job.sort_at < time.time() - LATE_SECONDS  # it waits as backlog does
+        at_once = not (job.delay or late or job.queue in started) and self.may_start(session, job)
         values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
         values["not_before"] = values["created_at"] + values.pop("delay")
         values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
@@ -166,20 +165,19 @@ class JobQueue:
         t = self.table.c
         can = sa.and_(t.state == "ready", t.not_before <= self._now(session))
         if live:
-            can = sa.and_(can, self._priority() < LATER)
+            can = sa.and_(can, self._rank() < LATER)
         group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None
         pick = sa.select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
-        pick = pick.order_by(self._priority(), t.sort_at.desc(), t.id)
-        pick = pick.with_for_update(skip_locked=True)
+        pick = pick.order_by(self._rank(), t.sort_at.desc(), t.id).with_for_update(skip_locked=True)
         fits = [t.size <= (sys.maxsize if room is None else room)]
         fits += [] if alone else [~t.fingerprint.startswith(DIED)]
         row = session.execute(
             sa.update(self.table)
             .where(t.id == pick.scalar_subquery(), *fits)
             .values(self._lease(session) | {"token": t.token + 1})
-            .returning(*(t[n] if n != "priority" else self._priority() for n in Job.__slots__))
+            .returning(*(t[n] if n != "priority" else self._rank() for n in Job.__slots__))
         ).first()
         if row is None:
             return None
@@ -192,7 +190,7 @@ class JobQueue:
         self, session: Session, queue: str, paused: frozenset[str], can: Any
     ) -> str | None:
         t = self.table.c
-        first = sa.func.min(sa.case((can, self._priority())))
+        first = sa.func.min(sa.case((can, self._rank())))
         running = sa.func.sum(sa.case((t.state == "leased", 1), else_=0))
         mine = sa.select(t.grp, first, running).where(t.queue == queue).group_by(t.grp)
         waiting = [
