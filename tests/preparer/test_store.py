@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -121,8 +122,9 @@ async def test_science_first_and_sizes_are_admitted(
     db: Database, store: Store, new_file: MakeFile
 ) -> None:
     order = [("recovered", 3), ("live", 1), ("reprocess", 4), ("manual", 2), ("canary", 5)]
-    for origin, n in order:
-        await announce(db, store, new_file(f"{n}.fits", origin=origin, size=n, mtime_ns=n))
+    for origin, n in order:  # all of this very moment
+        file = new_file(f"{n}.fits", origin=origin, size=n, mtime_ns=time.time_ns())
+        await announce(db, store, file)
     found = []
     while job := await db.write(store.queue.claim, "prepare"):
         found.append(job.size)

@@ -91,7 +91,7 @@ async def test_what_a_function_returns_and_raises_comes_through(disks: Disks) ->
     assert disks.paused() == frozenset()
 
 
-async def until(ask: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(ask: Callable[[], object], seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
         while not ask():  # noqa: ASYNC110 (who answers knows of no event)
             await asyncio.sleep(0.005)

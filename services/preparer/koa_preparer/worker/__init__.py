@@ -93,7 +93,7 @@ class Worker:
         how: Any = {"slots": slots, "spare": (slots + 1) // 2, "needs": ("s3",), "budget": budget}
         self.workshop.add(
             Lane("prepare", self.prepare, self._failed, paused=self._paused, **how),
-            Lane("handover", self.hand_over, self._failed, 8, ("ingestor",)),
+            Lane("handover", self.hand_over, self._failed, 8, ("ingestor",), spare=6),
             Lane("enrich", self.enrich, slots=1),
             Lane("campaign", partial(campaign, self), slots=1, needs=("ingestor",)),
         )
