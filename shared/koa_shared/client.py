@@ -345,14 +345,12 @@ class Koa:
         """Leave out whose KOAID another frame has in a later version: the names are the same."""
         later = set[str]()
         for frame in frames:
-            koaid = frame.koaid or frame.frame_id
-            if (frame.version or 0) > 1:
-                later.add(koaid)
-                if self.frame(koaid).version != frame.version:
-                    continue
-            elif koaid in later:
-                continue
-            yield frame
+            koaid, is_later = frame.koaid or frame.frame_id, (frame.version or 0) > 1
+            # It may be prepared anew since it was listed.
+            last = self.frame(koaid) if is_later else frame
+            if last.frame_id == frame.frame_id and (is_later or koaid not in later):
+                yield last
+            later |= {koaid} if is_later else set()
 
     def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()

@@ -84,10 +84,12 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
     while True:
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            is_ours = False
             with suppress(FileNotFoundError):
-                if os.path.samestat(part.stat(), os.fstat(file.fileno())):
-                    yield file
-                    return
+                is_ours = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+            if is_ours:
+                yield file
+                return
 
 
 def _fill(file: BinaryIO, part: Path, product: Offered, read: Read) -> None:

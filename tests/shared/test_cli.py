@@ -322,6 +322,12 @@ def test_a_campaign_is_ordered_of_the_preparer(desk: Desk) -> None:
     )  # fmt: skip
 
 
+def test_a_campaign_is_of_one_status(desk: Desk) -> None:
+    words = ("--where", "COMPLETE", "--where", "INVALID")
+    result = koa(desk.env, "campaign", "create", *words)
+    assert (result.exit_code, desk.asked) == (2, [])
+
+
 def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
     desk.answers["POST /preparer/v1/campaigns"] = 202, CAMPAIGN | {"dry_run": True}
     row = {"frame_id": ID, "state": "done", "changes": {"SPATSCAL": [0.15, 0.2]}}

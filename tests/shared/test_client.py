@@ -17,7 +17,7 @@ from koa_shared import client
 from koa_shared.client import Download, Koa, PeerFault
 from koa_shared.config import Peers
 from koa_shared.contracts import FrameView
-from koa_shared.download import DigestMismatch
+from koa_shared.download import DigestMismatch, Offered, save
 from koa_shared.errors import DependencyDown, Forbidden, NotFound
 
 DATA = bytes(range(256)) * 1000
@@ -256,6 +256,26 @@ def test_the_last_version_counts(archive: Archive, koa: Koa, tmp_path: Path) -> 
     done = fetched(koa, tmp_path, second, first)
     assert [one.frame.version for one in done] == [2]
     assert (tmp_path / NAME).read_bytes() == DATA * 2
+
+
+def test_what_is_prepared_anew_meanwhile_is_not_left_out(
+    archive: Archive, koa: Koa, tmp_path: Path
+) -> None:
+    listed = archive.holds(version=2)
+    archive.holds(data=DATA * 2, version=3)
+    done = fetched(koa, tmp_path, listed)
+    assert [one.frame.version for one in done] == [3]
+    assert (tmp_path / NAME).read_bytes() == DATA * 2
+
+
+def test_a_part_that_is_removed_meanwhile_is_a_fault_of_the_disk(tmp_path: Path) -> None:
+    def read(_: int) -> Iterator[bytes]:
+        yield DATA
+        next(tmp_path.glob(".*.part")).unlink()
+
+    product = Offered(name=NAME, size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / NAME, product, read)
 
 
 def test_many_come_in_parallel_and_few_are_known_at_a_time(

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from pydantic import RootModel
+from typer import BadParameter
 
 from ..client import Service
 from ..contracts import Status
@@ -22,7 +23,9 @@ class Campaigns:
         per_minute: Rate = 30.0, dry_run: Dry = False, why: Why = "",
     ) -> Any:  # fmt: skip
         """Prepare all frames anew that are selected; --dry-run waits and tells what changes."""
-        states = [word for word in where or () if word in Status.__members__]
+        states = sorted({word for word in where or () if word in Status.__members__})
+        if len(states) > 1:
+            raise BadParameter(f"a frame has one status, not {' and '.join(states)}")
         order = {
             "instrument": instrument, "night": night, "status": states[0] if states else None,
             "findings": [word for word in where or () if word not in states], "rules": rules,
