@@ -54,6 +54,7 @@ def test_the_verdict_has_its_reasons(
         (disk(at=None), Verdict.UNPROVEN),
         (disk(at=NOON - timedelta(hours=1)), Verdict.UNPROVEN),
         (disk(on_disk=4), Verdict.UNFINISHED),
+        (disk(on_disk=4, announced=4), Verdict.UNFINISHED),
         (disk(frame_gaps=["/s/kb0002-0003"]), Verdict.INCOMPLETE),
     ],
 )

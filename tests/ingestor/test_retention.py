@@ -266,3 +266,17 @@ async def test_late_facts_enrich_the_record_and_no_pixel(site: Site, new_event: 
     before, after = deed["changed"]["program"]
     assert (before["semid"], after["semid"]) == (prepared.program.semid, "2025B_U1")
     assert len(deed["changed"]["facts"]) == 16
+
+
+async def test_a_scrub_does_not_bring_back_what_is_deleted(site: Site) -> None:
+    await site.archive(1)
+    await site.archive(2)
+    await site.scrub()
+    every = await site.db.read(site.store.to_scrub, KOAID, 1.0)
+    await site.http.post("/retention")
+    await site.sweep()
+    for _, held in every:
+        found = {"y": "it is missing in the store"} if held.version == 1 else {}
+        await site.db.write(site.store.scrubbed, held, found)
+    state = (await site.http.get("/scrub")).json()
+    assert (state["versions"], state["damaged"]) == (1, [])

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -337,3 +338,25 @@ async def test_resend_tells_again_what_ended_here(
     row = await row_of(db, store, file)
     assert (row.status, len(row.findings)) == (Status.INVALID, 1)
     assert await queued(db) == []
+
+
+async def test_of_two_orders_at_once_one_is_refused(
+    db: Database, store: Store, new_file: MakeFile
+) -> None:
+    file = new_file()
+    job = await started(db, store, file)
+    await db.write(store.end, job, Status.INVALID, [BAD])
+    begun = threading.Event()
+
+    def release(session: Any) -> None:
+        store.again(session, file.frame_id, "release", {"waive": ["BAD"]}, ("sre", "why"))
+        session.flush()
+        begun.set()
+        time.sleep(0.5)
+
+    first = asyncio.create_task(db.write(release))
+    await asyncio.to_thread(begun.wait)
+    with pytest.raises(NotAnEnd):
+        await db.write(store.again, file.frame_id, "reprocess", {}, ("sre", "campaign 1"))
+    await first
+    assert (await row_of(db, store, file)).options == {"waive": {"BAD": "sre: why"}}

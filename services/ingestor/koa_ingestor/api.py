@@ -219,7 +219,8 @@ async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str
     seen: dict[str, Any] = await ctx.db.read(ctx.store.overview, night)
     if not caller.sees_all:  # the rest is paths, and operators' words
         seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
-    return seen | {"caller": caller.model_dump(mode="json")}
+    shown = set(Caller.model_fields)  # a Token has the digest, too
+    return seen | {"caller": caller.model_dump(mode="json", include=shown)}
 
 
 @router.get("/nights", summary="The nights there are, newest first")

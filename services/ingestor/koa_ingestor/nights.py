@@ -73,6 +73,7 @@ def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list
         (Verdict.INCOMPLETE, "Gaps in the frame numbers on the disks", n["gaps"]),
         (Verdict.UNFINISHED, "Still on their way", n["unfinished"]),
         (Verdict.UNFINISHED, "On the disks and not taken on yet", n["untaken"]),
+        (Verdict.UNFINISHED, "Taken on and not in the catalogue", n["untold"]),
         (Verdict.UNFINISHED, "The UT date is not over", not over),
         (Verdict.UNPROVEN, "The disks were not compared after the last frame", not compared),
         (Verdict.COMPLETE, "Found on the disks, no keyword had told of them", n["found"]),
@@ -94,6 +95,7 @@ def instrument_night(
     n["announced"], last = sum(states.values()), max((m.acquired for m in moments), default=None)
     if seen:
         n["gaps"], n["untaken"] = len(seen.frame_gaps), seen.on_disk - seen.announced
+        n["untold"] = max(0, seen.announced - n["announced"])  # its events wait, or are lost
     compared = key[1] > 0 or last is None or bool(seen and seen.at and seen.at > last)
     verdict, reasons = judge(n, over=over, compared=compared)
     kept = [group for group in groups if group.status == Status.COMPLETE]

@@ -336,7 +336,11 @@ class Store(Retention):
 
     def scrubbed(self, session: Session, held: Version, found: dict[str, str]) -> bool:
         """Note what a scrub found damaged of a version; return whether that is news."""
+        take_turns(session)
         mine, now = {"koaid": held.koaid, "version": held.version}, utcnow()
+        kept = update(Version).filter_by(**mine, deleted_at=None).values(scrubbed_at=now)
+        if not session.execute(kept).rowcount:  # type: ignore[attr-defined]
+            return False  # retention has deleted it since the scrub took it up
         known = {row.product: row for row in session.exec(select(Damage).filter_by(**mine))}
         if is_news := found != {product: row.found for product, row in known.items()}:
             frame = self._held(session, held.frame_id)
@@ -351,7 +355,6 @@ class Store(Retention):
                 told = [Finding(**DAMAGE, message=f"{p}: {found[p]}") for p in sorted(found)]
                 merge(session, frame, Timeline(), told)
                 self.publish(session, frame)
-        session.execute(update(Version).filter_by(**mine).values(scrubbed_at=now))
         return is_news
 
     # Operators.

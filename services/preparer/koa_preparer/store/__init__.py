@@ -198,10 +198,11 @@ class Store(Campaigns):
         `deed` is (who, why).  Raises NotAnEnd while the frame is on its way.
         """
         row = self.file(session, frame_id)
-        if row.status not in LEAVES[verb]:
-            raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")
         for queue in ("prepare", "handover", "enrich"):
             self.queue.drop(session, queue, f"{frame_id}:{row.generation}")
+        session.refresh(row, with_for_update=True)  # as whoever held its job has left it
+        if row.status not in LEAVES[verb]:
+            raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")
         changed = {"generation": row.generation, "status": row.status} | options
         row.generation += 1
         row.findings, row.timeline, row.facts, row.prepared = [], {}, None, None
