@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import progress as bar
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from ..client import Download, Koa
 from ..contracts import FrameView
@@ -34,8 +28,13 @@ class Get:
         self._pattern, self._left_out, self._done = pattern, Counter[str](), Counter[str]()
         self._failed, self._kept = list[dict[str, str]](), list[str]()
         terminal = Console(stderr=True)
-        columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=terminal, disable=not terminal.is_terminal)
+        columns = (
+            bar.BarColumn(),
+            bar.DownloadColumn(),
+            bar.TransferSpeedColumn(),
+            bar.TimeRemainingColumn(),
+        )
+        self._bar = bar.Progress(*columns, console=terminal, disable=not terminal.is_terminal)
         self._moved = partial(self._bar.advance, self._bar.add_task("", total=0))
 
     def run(self, frames: Callable[[], Frames], *, named: bool) -> dict[str, Any]:
