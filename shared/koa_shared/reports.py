@@ -13,13 +13,6 @@ from .contracts import Count, Inventory, Message, Time, Whole
 Verdict = StrEnum("Verdict", "COMPLETE UNPROVEN UNFINISHED INCOMPLETE")
 
 
-class NightCount(Message):
-    """A night that the catalogue has frames of."""
-
-    night: str
-    frames: Count
-
-
 class TypeTotal(Message):
     """Archived frames of an image type; None for those whose type the caller may not see."""
 

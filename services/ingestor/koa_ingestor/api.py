@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
 from koa_shared.errors import Conflict
-from koa_shared.reports import Kept, NightCount, NightReport
+from koa_shared.reports import Kept, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
 from .catalog import is_open_to, view
@@ -207,12 +207,6 @@ async def deletable(
     return Page(items=rows, next=more)
 
 
-@router.get("/sources", summary="The last report about every keyword source")
-async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
-    """Return the sources of all monitors."""
-    return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
-
-
 @router.get("/overview", summary="What there is to look at, and who you are")
 async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str, Any]:
     """Return nights next to `night` (the latest), the canary, the sources, and the caller."""
@@ -220,13 +214,6 @@ async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str
     if not caller.sees_all:  # the rest is paths, and operators' words
         seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
     return seen | {"caller": caller.model_dump(mode="json")}
-
-
-@router.get("/nights", summary="The nights there are, newest first")
-async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
-    """Return nights (UT dates) with their number of frames."""
-    found, more = await ctx.db.read(ctx.store.nights, cursor)
-    return Page(items=found, next=more)
 
 
 @router.get("/nights/{date}", summary="The report of a night")
