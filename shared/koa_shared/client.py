@@ -292,7 +292,10 @@ class Koa:
                     for entry in _entries(response.iter_lines()):
                         last, heard = entry.get("id", last), 1
                         if "event" in entry:
-                            yield _change(last or "", entry)
+                            changed = entry["event"] != "reset"
+                            parse = FrameView.model_validate_json
+                            frame = parse(entry["data"]) if changed else None
+                            yield Change(last or "", entry["event"], frame)
                 why = "it ended"
             except DependencyDown as fault:
                 if not heard or getattr(fault, "status", 0) in (401, 403):
@@ -390,9 +393,3 @@ def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
             fields = {}
         elif key:
             fields[key] = value.removeprefix(" ")
-
-
-def _change(last: str, entry: dict[str, str]) -> Change:
-    reset = entry["event"] == "reset"
-    frame = None if reset else FrameView.model_validate_json(entry["data"])
-    return Change(last, entry["event"], frame)

@@ -12,14 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WrapValidator,
-)
+import pydantic
+from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer, WrapValidator
 
 
 def utcnow() -> datetime:
@@ -47,7 +41,7 @@ def _told_number(value: Any) -> Any:
     return value
 
 
-NUMBER = BeforeValidator(_told_number)
+NUMBER = pydantic.BeforeValidator(_told_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 NAME = r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$"  # of a product

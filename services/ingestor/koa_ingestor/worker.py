@@ -74,11 +74,16 @@ class Worker:
 
     async def _promote(self, job: Job, prepared: FilePrepared, version: int) -> None:
         start, gate = utcnow(), asyncio.Semaphore(PARALLEL)
+        config, bucket = self.config, self.config.archive_bucket
+        where = (prepared.instrument, prepared.level, prepared.koaid, version)
 
         async def one(product: Product) -> None:
             async with gate:
                 self.workshop.insist(job)  # else it may be committed: nobody writes there again
-                await self._copy_and_check(prepared, product, version)
+                # The *archived* object is read back against its digest.
+                key = archive_key(where, product.name)
+                await self.objects.copy((config.staging_bucket, product.key), (bucket, key))
+                await self._check(key, product)
 
         async with asyncio.TaskGroup() as group:
             for product in sorted(prepared.products, key=lambda product: -product.size):
@@ -98,13 +103,6 @@ class Worker:
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
-
-    async def _copy_and_check(self, prepared: FilePrepared, product: Product, version: int) -> None:
-        """Copy one object and read the *archived* one back against its digest."""
-        where = (prepared.instrument, prepared.level, prepared.koaid, version)
-        key, bucket = archive_key(where, product.name), self.config.archive_bucket
-        await self.objects.copy((self.config.staging_bucket, product.key), (bucket, key))
-        await self._check(key, product)
 
     async def _check(self, key: str, product: Product) -> None:
         found = await self.objects.digest(self.config.archive_bucket, key)

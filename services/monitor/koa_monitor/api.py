@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from koa_shared import contracts as c
 from koa_shared import logs
@@ -18,10 +18,9 @@ from .pipeline import Stat, file_written, instrument_of, refusal
 router = APIRouter(prefix="/v1")
 
 
-class Rescan(BaseModel):
+class Rescan(BaseModel, extra="forbid"):
     """How far back, and the reason."""
 
-    model_config = ConfigDict(extra="forbid")
     since: c.Time | None = None
     resend: bool = Field(default=False, strict=True)
     why: str = ""

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from koa_shared import logs
 from koa_shared.contracts import NUMBER, Accepted, FileWritten, FrameView, Time
@@ -14,10 +14,9 @@ from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
 router = APIRouter(prefix="/v1")
 
 
-class Order(BaseModel):
+class Order(BaseModel, extra="forbid"):
     """An operator's reason, and what the new generation does otherwise than the last."""
 
-    model_config = ConfigDict(extra="forbid")
     why: str = ""
     waive: list[str] = Field(default=[], description="codes of findings that may stand")
     fraction: Fraction | None = Field(default=None, description="of the second in the KOAID")
@@ -35,10 +34,9 @@ class Frames(BaseModel):
     limit: int = Field(default=0, ge=0, le=1000)
 
 
-class CampaignOrder(BaseModel):
+class CampaignOrder(BaseModel, extra="forbid"):
     """Which frames are prepared anew, what is otherwise about them, and how fast."""
 
-    model_config = ConfigDict(extra="forbid")
     instrument: str | None = None
     night: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     status: Literal["COMPLETE", "INVALID", "ERROR", "DUPLICATE"] | None = None

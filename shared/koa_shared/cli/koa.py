@@ -27,13 +27,6 @@ from .night import Night, answer, read
 from .why import sentence, unknown
 
 
-def _one(name: str | None, *many: Any) -> str | None:
-    """Return the frame's name, None if options say which ones; it must be one or the other."""
-    if bool(name) == any(many):
-        raise BadParameter("name one frame, or say by options which ones")
-    return name
-
-
 class Koa(Keeping):
     """The verbs; a frame is named by frame_id, KOAID, path or file name."""
 
@@ -150,8 +143,10 @@ class Koa(Keeping):
         self, name: w.FrameOrMany = None, fingerprint: w.Fingerprint = None, why: w.Why = ""
     ) -> Any:
         """Try an ERROR or INVALID frame again, or a group."""
-        if one := _one(name, fingerprint):
-            return self._order(one, "retry", why=why)
+        if bool(name) == bool(fingerprint):
+            raise BadParameter("name one frame, or say by options which ones")
+        if name:
+            return self._order(name, "retry", why=why)
         where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
         for peer in (self._preparer, self.ingestor):
             tried.append({"service": peer.name} | peer.order(where, why=why))
@@ -170,8 +165,7 @@ class Koa(Keeping):
 
         They become a new version; the old ones stay.
         """
-        options = {"why": why, "progid": progid, "fraction": fraction}
-        return self._order(name, "reprocess", **options)
+        return self._order(name, "reprocess", why=why, progid=progid, fraction=fraction)
 
     def night(
         self, date: w.Date, html: w.Html = None, verify: w.Verify = None, saved: w.From = None
@@ -208,7 +202,7 @@ class Koa(Keeping):
         `version`: it is the same exposure, rewritten; it becomes the next version.
         `padded`: it is another one; its KOAID gets two digits of fraction, as in 32798.08.
         """
-        frame_id = (self.status(name)).frame_id
+        frame_id = self.status(name).frame_id
         try:
             return self._order(frame_id, "accept", why=why, **{"as": as_})
         except PeerRefused as refusal:

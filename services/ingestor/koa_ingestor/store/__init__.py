@@ -18,20 +18,11 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
+from . import schema
 from .nights import of_frame
 from .retention import Retention
 from .rows import describe, merge, new_version, set_program, take_turns
-from .schema import (
-    Damage,
-    EventSeen,
-    Frame,
-    FrameCode,
-    NightSeen,
-    Prepared,
-    SourceSeen,
-    Stream,
-    Version,
-)
+from .schema import Damage, Frame, FrameCode, Prepared, Version
 
 # What an operator's verb reopens: a status, and a finding that must be there.
 REOPENS = {"retry": (c.Status.ERROR, None), "accept": (c.Status.INVALID, "DUPLICATE_KOAID")}
@@ -53,14 +44,14 @@ class Store(Retention):
         take_turns(session)
         for source in batch.sources:
             state = source.model_dump(mode="json")
-            session.merge(SourceSeen(name=source.name, at=c.utcnow(), state=state))
+            session.merge(schema.SourceSeen(name=source.name, at=c.utcnow(), state=state))
         if seen := batch.inventory:
             key = {"night": seen.night, "instrument": seen.instrument}
-            session.merge(NightSeen(**key, state=seen.model_dump(mode="json")))
+            session.merge(schema.NightSeen(**key, state=seen.model_dump(mode="json")))
         return sum(self._apply_event(session, event) for event in batch.events)
 
     def _apply_event(self, session: Session, event: c.Event) -> bool:
-        if not insert_new(session, EventSeen, event.model_dump(include=EVENT_KEY)):
+        if not insert_new(session, schema.EventSeen, event.model_dump(include=EVENT_KEY)):
             return False
         frame = self._frame_for(session, event)
         if event.generation < frame.generation:
@@ -133,7 +124,7 @@ class Store(Retention):
         session.add(frame)
         if frame.origin == c.Origin.CANARY:
             return
-        session.add(Stream(frame_id=frame.frame_id, status=frame.status, at=c.utcnow()))
+        session.add(schema.Stream(frame_id=frame.frame_id, status=frame.status, at=c.utcnow()))
         session.flush()
         after_commit(session, self._published)
         notify(session, "stream")
@@ -308,13 +299,13 @@ class Store(Retention):
         self.audit.record(session, "delete", target, deed, **more, objects=count)
         if "koaid" in job.payload:
             frame_id = job.key.rsplit(":", 1)[0]
-            for table in (Frame, FrameCode, Version, Prepared, EventSeen):
+            for table in (Frame, FrameCode, Version, Prepared, schema.EventSeen):
                 session.execute(delete(table).where(col(table.frame_id) == frame_id))
 
     def trim_stream(self, session: Session, before: datetime) -> None:
         """Forget stream entries that are too old to resume from, but not the last id."""
-        old = (col(Stream.at) < before, col(Stream.id) < self.stream_end(session))
-        session.execute(delete(Stream).where(*old))
+        old = (col(schema.Stream.at) < before, col(schema.Stream.id) < self.stream_end(session))
+        session.execute(delete(schema.Stream).where(*old))
 
     def release(self, session: Session) -> bool:
         """Open some frames whose release date has passed to searches; False if there is none."""
