@@ -237,6 +237,11 @@ class FilePrepared(FrameMessage):
     timeline: Timeline
     recipe: Recipe | None = None
 
+    @property
+    def is_science(self) -> bool:
+        """Whether it is no calibration, as far as its header tells."""
+        return self.metadata.get("koaimtyp") in (None, "object", "undefined")
+
 
 class Accepted(Message):
     """What a post between services answers: 202 new, 200 known."""

@@ -20,7 +20,7 @@ from koa_shared.objects import ObjectMissing, ObjectStore
 from .config import Config
 from .errors import VerificationFailed
 from .metrics import IngestorMetrics
-from .pipeline import Claimed, Verdict, archive_key, is_science
+from .pipeline import Claimed, Verdict, archive_key
 from .store import Store
 from .store.retention import Policies
 from .store.schema import Frame
@@ -98,7 +98,7 @@ class Worker:
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
-        kind = "science" if is_science(prepared) else "calibration"
+        kind = "science" if prepared.is_science else "calibration"
         self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
@@ -112,8 +112,7 @@ class Worker:
 
     def _count(self, frame: Frame, findings: list[Finding]) -> None:
         self.metrics.frames.labels(frame.instrument, frame.status, frame.origin).inc()
-        for finding in findings:
-            self.metrics.findings.labels(finding.code, frame.instrument).inc()
+        self.metrics.found(frame.instrument, findings)
 
     async def _turn_away(
         self, job: Job, prepared: FilePrepared, verdict: Verdict, held: Claimed

@@ -78,12 +78,9 @@ async def pause(
 
 @router.get("/triggers", summary="Every broadcast heard and what was decided")
 async def triggers(
-    ctx: Ctx,
-    _: Operator,
-    source: str | None = None,
-    path: str | None = None,
+    ctx: Ctx, _: Operator, source: str | None = None, path: str | None = None,
     cursor: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
-) -> c.Page[TriggerView]:
+) -> c.Page[TriggerView]:  # fmt: skip
     """Return broadcasts, newest first, 100 a page."""
     rows = await ctx.db.read(ctx.store.triggers, source, path, cursor)
     items = [TriggerView.model_validate(row, from_attributes=True) for row in rows]

@@ -99,9 +99,8 @@ async def again(
 
 @router.post("/instruments/{name}/{verb}", summary="Hold an instrument's frames back, or go on")
 async def hold(
-    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator,
-    why: Why = "",
-) -> dict[str, Any]:  # fmt: skip
+    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator, why: Why = ""
+) -> dict[str, Any]:
     """Held back, frames are still accepted and wait; then they go on, newest first."""
     _check_known(ctx, name)
     await ctx.db.write(ctx.store.hold, verb, name, (who.name, why))

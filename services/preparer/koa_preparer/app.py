@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -74,7 +73,7 @@ class Preparer(service.Service):
                     anyone |= is_on
             await asyncio.sleep(300)
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes."""
         circuit = self.circuits["ingestor"]
         send = partial(self.events.run, self.db, self.ingestor.tell, circuit)

@@ -28,12 +28,8 @@ class Get:
         self._pattern, self._left_out, self._done = pattern, Counter[str](), Counter[str]()
         self._failed, self._kept = list[dict[str, str]](), list[str]()
         terminal = Console(stderr=True)
-        columns = (
-            bar.BarColumn(),
-            bar.DownloadColumn(),
-            bar.TransferSpeedColumn(),
-            bar.TimeRemainingColumn(),
-        )
+        kinds = bar.BarColumn, bar.DownloadColumn, bar.TransferSpeedColumn, bar.TimeRemainingColumn
+        columns = (kind() for kind in kinds)
         self._bar = bar.Progress(*columns, console=terminal, disable=not terminal.is_terminal)
         self._moved = partial(self._bar.advance, self._bar.add_task("", total=0))
 

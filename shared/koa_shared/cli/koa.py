@@ -36,12 +36,9 @@ class Koa(Keeping):
         self.campaigns = Campaigns(archive.preparer)
 
     def submit(
-        self,
-        path: w.Announced,
-        instrument: w.Instrument = None,
-        source: w.Source = None,
+        self, path: w.Announced, instrument: w.Instrument = None, source: w.Source = None,
         why: w.Why = "",
-    ) -> Submitted:
+    ) -> Submitted:  # fmt: skip
         """Have a file archived that nobody announced.
 
         Name its instrument or source if the path does not tell. Exit code 1 if it is ignored.

@@ -121,8 +121,8 @@ class Store(Campaigns):
         row.prepared = prepared.model_dump(mode="json")
         row.findings = [finding.model_dump(mode="json") for finding in prepared.findings]
         self.tell(session, row, c.Status.TRANSFERRED, "handover", prepared.timeline)
-        science = prepared.metadata.get("koaimtyp") in (None, "object", "undefined")
-        self._enqueue(session, row, "handover", later=not science, trace=job.trace)
+        later = not prepared.is_science
+        self._enqueue(session, row, "handover", later=later, trace=job.trace)
         if enrich_in is not None:
             self._enqueue(session, row, "enrich", trace=job.trace, delay=enrich_in)
 
@@ -154,11 +154,9 @@ class Store(Campaigns):
         row = self._row(session, job, done=True)
         row.facts = facts
         if row.prepared:  # what a catalogue that was restored is told again
-            core = row.prepared["metadata"] | (late.get("weather") or {})
-            row.prepared = row.prepared | {
-                "program": late["program"].model_dump(mode="json"),
-                "metadata": core,
-            }
+            told = {"metadata": row.prepared["metadata"] | (late.get("weather") or {})}
+            told["program"] = late["program"].model_dump(mode="json")
+            row.prepared = row.prepared | told
         if later is not None:
             self._enqueue(session, row, "enrich", trace=job.trace, delay=later)
         self.tell(session, row, c.Status(row.status), "enrich", **late)
@@ -182,13 +180,9 @@ class Store(Campaigns):
     # Operators.
 
     def again(
-        self, session: Session, frame_id: str, verb: str, options: dict[str, Any],
-        deed: Deed,
-    ) -> File:  # fmt: skip
-        """Leave an end by a new generation: retry, release or reprocess.
-
-        `deed` is (who, why).  Raises NotAnEnd while the frame is on its way.
-        """
+        self, session: Session, frame_id: str, verb: str, options: dict[str, Any], deed: Deed
+    ) -> File:
+        """Leave an end by a new generation: retry, release, reprocess; NotAnEnd on its way."""
         row = self.file(session, frame_id)
         if row.status not in LEAVES[verb]:
             raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")

@@ -118,13 +118,9 @@ class Worker:
     async def _end(self, job: Job, status: c.Status, findings: list[c.Finding]) -> None:
         row = await self.db.write(self.store.end, job, status, findings)
         self.metrics.frames.labels(row.instrument, status, row.origin).inc()
-        self._count(row, findings)
+        self.metrics.found(row.instrument, findings)
         why = findings[-1]
         logger.warning("Frame ended", status=status, code=why.code, why=why.message)
-
-    def _count(self, row: File, findings: list[c.Finding]) -> None:
-        for finding in findings:
-            self.metrics.findings.labels(finding.code, row.instrument).inc()
 
     async def _prepare(self, row: File, job: Job, raw: Raw) -> None:
         made = await self.decide(row, job, raw)
@@ -227,7 +223,7 @@ class Worker:
         await self.db.write(self.store.transferred, job, prepared, enrich_in)
         self.metrics.bytes_read.labels(row.instrument).inc(made.raw.size)
         self.metrics.bytes_sent.labels(row.instrument).inc(sum(p.size for p in shelf.products))
-        self._count(row, prepared.findings)
+        self.metrics.found(row.instrument, prepared.findings)
 
     async def fill(
         self, shelf: "Shelf", row: File, job: Job, made: Made, times: c.Timeline
@@ -285,10 +281,8 @@ class Worker:
         row = await self.db.read(self.store.file_of, job)
         if not (row.timeline or {}).get("notified"):  # what is handed over would undo it
             raise NotYet("it is not handed over yet", ENRICH_FIRST)
-        before, prepared = (
-            Facts.model_validate(row.facts),
-            c.FilePrepared.model_validate(row.prepared),
-        )
+        before = Facts.model_validate(row.facts)
+        prepared = c.FilePrepared.model_validate(row.prepared)
         instrument = self.instruments[row.instrument]
         mtime = datetime.fromtimestamp((row.read_mtime_ns or 0) / 1e9, UTC)
         tables = sum(p.role == "table" for p in prepared.products)  # they tell a secret target
