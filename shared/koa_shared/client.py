@@ -122,24 +122,8 @@ class Client:
         return _parsed(self.name, answer, await self.request(method, path, **more))
 
 
-class Preparer(Client):
-    """The preparer's API."""
-
-    async def announce(self, file: contracts.FileWritten) -> contracts.Accepted:
-        """Say that a file is written; 202 and 200 are the same success."""
-        return await self.call(contracts.Accepted, "POST", "/v1/files", body=file)
-
-
 class Ingestor(Client):
-    """The ingestor's API."""
-
-    async def hand_over(self, frame: contracts.FilePrepared) -> contracts.Accepted:
-        """Say that a frame's products lie in staging."""
-        return await self.call(contracts.Accepted, "POST", "/v1/frames", body=frame)
-
-    async def frames(self, **filters: Any) -> Page[FrameView]:
-        """Return a page of the frames that match."""
-        return await self.call(Page[FrameView], "GET", "/v1/frames", **filters)
+    """The ingestor as a peer."""
 
     async def tell(self, batch: contracts.EventBatch) -> None:
         """Tell what happened to frames, sources and directories."""

@@ -15,8 +15,8 @@ import structlog
 from sqlmodel import Session
 
 from koa_shared import logs
-from koa_shared.client import PeerRefused, Preparer
-from koa_shared.contracts import FileWritten, Inventory, Origin, Trigger, utcnow
+from koa_shared.client import Client, PeerRefused
+from koa_shared.contracts import Accepted, FileWritten, Inventory, Origin, Trigger, utcnow
 from koa_shared.disks import Disks, Pulse
 from koa_shared.errors import NotYet
 from koa_shared.instruments import Instrument
@@ -45,7 +45,7 @@ class Worker:
     config: Config
     store: Store
     disks: Disks
-    preparer: Preparer
+    preparer: Client
     metrics: MonitorMetrics
     workshop: Workshop
     instruments: dict[str, Instrument]
@@ -105,7 +105,7 @@ class Worker:
         """Tell the preparer; it answers once its own ledger has the file."""
         file = FileWritten.model_validate(job.payload)
         try:
-            answer = await self.preparer.announce(file)
+            answer = await self.preparer.call(Accepted, "POST", "/v1/files", body=file)
         except PeerRefused as refusal:
             logger.error("File was refused", path=file.path, why=str(refusal))
             await self.db.write(self.store.refused, job, f"{refusal.code}: {refusal}")

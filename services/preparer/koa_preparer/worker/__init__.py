@@ -264,8 +264,9 @@ class Worker:
         row = await self.db.read(self.store.file_of, job)
         prepared, now = c.FilePrepared.model_validate(row.prepared), c.utcnow()
         timeline = prepared.timeline.merged(c.Timeline(notified=now))
+        told = prepared.model_copy(update={"timeline": timeline})
         try:
-            await self.ingestor.hand_over(prepared.model_copy(update={"timeline": timeline}))
+            await self.ingestor.call(c.Accepted, "POST", "/v1/frames", body=told)
         except PeerRefused as refusal:
             finding = c.Finding(
                 code="HANDOVER_REFUSED", severity=c.Severity.ERROR, step="handover",
