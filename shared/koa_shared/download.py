@@ -62,7 +62,10 @@ def save(target: Path, product: Offered, read: Read) -> Path | None:
             return None
         _fill(file, part, product, read)
         os.fsync(file.fileno())
-        kept = _set_aside(target)
+        kept = None
+        with suppress(FileNotFoundError):  # what has its name is renamed, by its digest
+            other = f"{target.name}.{_digest(target).hexdigest()[:8]}.old"
+            kept = target.replace(target.with_name(other))
         part.replace(target)
         return kept
 
@@ -111,15 +114,6 @@ def _fill(file: BinaryIO, part: Path, product: Offered, read: Read) -> None:
         file.truncate(0)
     what = f"{product.name} has the SHA-256 {digest.hexdigest()}, not {product.sha256}"
     raise DigestMismatch(f"{what} as the archive says; nothing of it was kept")
-
-
-def _set_aside(target: Path) -> Path | None:
-    """Rename what has the target's name, by its digest; so nothing is ever overwritten."""
-    try:
-        kept = target.with_name(f"{target.name}.{_digest(target).hexdigest()[:8]}.old")
-        return target.replace(kept)
-    except FileNotFoundError:
-        return None
 
 
 def in_parallel(work: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:

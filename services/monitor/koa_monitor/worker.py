@@ -133,7 +133,10 @@ class Worker:
             walk = partial(self._walk, instrument, root, oldest, pulse=pulse, flat=flat)
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
             if not directory:
-                await self._measure(instrument, root)
+                with suppress(OSError):  # nothing was ever written there
+                    look = partial(shutil.disk_usage, self.disks.map.local(root))
+                    usage = await self.disks.run(root, instrument.name, look)
+                    self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
         fresh = [
@@ -154,12 +157,6 @@ class Worker:
             seen = inventory((instrument.name, night, now), found, known)
             self.inventories[instrument.name, night] = seen
             self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
-
-    async def _measure(self, instrument: Instrument, root: str) -> None:
-        look = partial(shutil.disk_usage, self.disks.map.local(root))
-        with suppress(OSError):  # nothing was ever written there
-            usage = await self.disks.run(root, instrument.name, look)
-            self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
 
     async def canary(self) -> str:
         """Write a frame of our own and take it on as if it were announced; return its id."""

@@ -1,7 +1,7 @@
 """The catalogue: all SQL of the ingestor; every method is a function of a session."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -173,7 +173,12 @@ class Store(Retention):
         versions = self._versions(session, prepared.koaid)
         verdict, held = judge(prepared, versions, accepted=frame.accepted)
         if verdict is Verdict.NEW:
-            held = self._claim(session, prepared, versions)
+            # No number is given twice: who began with one may still be writing under it.
+            number = 1 + max((v.version for v in versions), default=0)
+            session.add(new_version(prepared, number))
+            session.flush()
+            whose = (number, frame_id, prepared.generation, prepared.raw.sha256)
+            held = Claimed(*whose, committed=False)
         if verdict in (Verdict.NEW, Verdict.RESUME):
             self._advance(frame, prepared.generation, c.Status.INGESTING, "promote")
             merge(session, frame, c.Timeline(ingest_start=c.utcnow()))
@@ -198,16 +203,6 @@ class Store(Retention):
             whose = (v.version, v.frame_id, v.generation, v.raw_sha256)
             found.append(Claimed(*whose, committed=committed, alive=is_alive))
         return found
-
-    def _claim(
-        self, session: Session, prepared: c.FilePrepared, versions: Sequence[Claimed]
-    ) -> Claimed:
-        # No number is given twice: who began with one may still be writing under it.
-        number = 1 + max((v.version for v in versions), default=0)
-        session.add(new_version(prepared, number))
-        session.flush()
-        whose = (number, prepared.frame_id, prepared.generation, prepared.raw.sha256)
-        return Claimed(*whose, committed=False)
 
     def commit(
         self, session: Session, job: Job, prepared: c.FilePrepared, version: int,
