@@ -25,10 +25,7 @@ Columns = tuple[Column, ...]
 def open_instruments(
     extra: Path | None, tables: Path | None
 ) -> tuple[dict[str, Instrument], dict[str, Columns]]:
-    """Return all instruments and their metadata columns.
-
-    Raises InstrumentError when anything in a file can't be used.
-    """
+    """Return all instruments and their metadata columns, or raise InstrumentError."""
     instruments, columns = load_instruments(extra), dict[str, Columns]()
     check_rules(instruments)
     known = {column for kind in COLUMNS.values() for column in kind}
