@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
 
-from . import contracts, faults, logs
+from . import faults, logs
 from .config import Peers
-from .contracts import Filters, FrameView, Page, Submission, Submitted
+from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, NotFound, Rejected
 from .retry import backoff
@@ -39,9 +39,7 @@ class PeerRefused(Rejected):
 class PeerFault(DependencyDown):
     """The peer answered, but not as it should; `again` if it may be asked again."""
 
-    def __init__(
-        self, name: str, response: httpx.Response, problem: contracts.Problem | None
-    ) -> None:
+    def __init__(self, name: str, response: httpx.Response, problem: Problem | None) -> None:
         told = f"{problem.code}: {problem.detail}" if problem else response.text[:200]
         super().__init__(name, f"answered {response.status_code} {told}")
         self.status, self.code = response.status_code, problem.code if problem else ""
@@ -79,7 +77,7 @@ def _checked(name: str, response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     try:
-        problem = contracts.Problem.model_validate_json(response.content)
+        problem = Problem.model_validate_json(response.content)
     except ValidationError:  # not from one of ours
         raise PeerFault(name, response, None) from None
     if not problem.retryable and response.status_code in FOR_GOOD:
@@ -122,7 +120,7 @@ class Client:
 class Ingestor(Client):
     """The ingestor as a peer."""
 
-    async def tell(self, batch: contracts.EventBatch) -> None:
+    async def tell(self, batch: EventBatch) -> None:
         """Tell what happened to frames, sources and directories."""
         await self.request("POST", "/v1/events", body=batch)
 

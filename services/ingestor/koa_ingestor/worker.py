@@ -147,11 +147,8 @@ class Worker:
         """Delete what retention says: a frame's staging, quarantine, a superseded version."""
         told, staging, archive = job.payload, self.config.staging_bucket, self.config.archive_bucket
         bucket, upto = archive if told.get("policy") == "versions" else staging, told.get("upto")
-        keys = [
-            key
-            for key in await self.objects.names(bucket, told["prefix"])
-            if upto is None or int(key.split("/")[1]) <= upto
-        ]
+        found = await self.objects.names(bucket, told["prefix"])
+        keys = [key for key in found if upto is None or int(key.split("/")[1]) <= upto]
         doomed = [(bucket, keys)]
         if koaid := told.get("koaid"):  # a canary leaves the archive, too
             home = archive_key((job.grp, 0, koaid, 1), "").removesuffix("v1/")

@@ -41,9 +41,8 @@ class Preparer(service.Service):
         super().__init__(config, jobs, PreparerMetrics())
         self.events = Outbox(outbox)
         self.store = Store(self.queue, self.events)
-        self.instruments, columns = open_instruments(
-            config.instruments_dir, config.keyword_tables_dir
-        )
+        tables = config.keyword_tables_dir
+        self.instruments, columns = open_instruments(config.instruments_dir, tables)
         self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.provider = open_provider(config, self.circuits)

@@ -76,9 +76,8 @@ class Retention(Fixity):
         Never the current one; none whose raw bytes the current one lacks; and only while the
         current one was read again by a scrub, whole, and nothing of it is damaged.
         """
-        over: dict[str, Any] = {
-            "partition_by": Version.koaid, "order_by": col(Version.version).desc(),
-        }  # fmt: skip
+        newest = col(Version.version).desc()
+        over: dict[str, Any] = {"partition_by": Version.koaid, "order_by": newest}
         # Behind each version: how many are newer, the newest, when the next one was committed.
         kept = select(
             col(Version.id),

@@ -145,7 +145,10 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             hashing = group.create_task(think(make.digests, raw.data))
             checking = group.create_task(self._checksums(row, raw))
-            facts = await self._facts(row, view, identity.ut, hashing)
+            if row.facts is None:  # this generation's, asked for beside the hashing
+                facts = await self._gather(row, view, identity.ut, hashing)
+            else:
+                facts = Facts.model_validate(row.facts)
             facts = facts.model_copy(update={"prepared_at": at}) if at else facts
             frame = rules.Frame(
                 hdus=view.hdus, path=row.path, mtime=mtime, instrument=instrument,
@@ -177,14 +180,6 @@ class Worker:
         except (OSError, FrameFault):
             pass  # it is gone meanwhile: what was read is what there is
         return found
-
-    async def _facts(
-        self, row: File, view: rules.View, ut: datetime, wait: Awaitable[Any]
-    ) -> Facts:
-        """Return this generation's facts; they are asked for beside the hashing."""
-        if row.facts is not None:
-            return Facts.model_validate(row.facts)
-        return await self._gather(row, view, ut, wait)
 
     async def _gather(
         self, row: File, view: rules.View, ut: datetime, wait: Awaitable[Any] | float
