@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BeforeValidator
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
@@ -29,6 +29,7 @@ FILE: dict[str, Any] = {
 PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
 Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Range = Annotated[str | None, Header(alias="range")]
 # A date as text: pydantic takes numbers for days since 1970, too.
 Date = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
@@ -189,21 +190,14 @@ async def retain(ctx: Ctx, caller: Operator, why: Why = "") -> dict[str, Any]:
     return {"policies": policies._asdict(), "items": items}
 
 
-class RawFiles(BaseModel):
-    """Which raw files."""
-
-    instrument: str | None = None
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000
-    cursor: str | None = None
-
-
 @router.get("/deletable", summary="Raw files that the summit may delete, oldest first")
 async def deletable(
-    ctx: Ctx, _: Producer, files: Annotated[RawFiles, Query()]
-) -> Page[dict[str, Any]]:
+    ctx: Ctx, _: Producer, instrument: str | None = None, limit: Limit = 1000,
+    cursor: str | None = None,
+) -> Page[dict[str, Any]]:  # fmt: skip
     """A file may go if its path, size and SHA-256 are those told here: compare before."""
-    told, days = files.model_dump(exclude={"cursor"}), ctx.config.deletable_days
-    rows, more = await ctx.db.read(ctx.store.deletable, days, told, files.cursor)
+    told, days = {"instrument": instrument, "limit": limit}, ctx.config.deletable_days
+    rows, more = await ctx.db.read(ctx.store.deletable, days, told, cursor)
     return Page(items=rows, next=more)
 
 

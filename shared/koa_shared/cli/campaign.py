@@ -1,9 +1,8 @@
-"""`koa campaign`: its public methods are the sub-commands; what retention keeps beside it."""
+"""`koa campaign`: its public methods are the sub-commands."""
 
 import time
 from typing import Any
 
-from pydantic import RootModel
 from typer import BadParameter
 
 from ..client import Service
@@ -62,26 +61,3 @@ class Campaigns:
     def cancel(self, number: w.Number, why: w.Why = "") -> Any:
         """End a campaign for good; versions that it made stay."""
         return self._preparer.order(f"campaigns/{number}/cancel", why=why)
-
-
-class Keeping:
-    """What is deleted, and what may be."""
-
-    ingestor: Service
-
-    def retention(self, dry_run: w.Dry = False, why: w.Why = "") -> Any:
-        """Delete what the policies say, now; --dry-run only lists it."""
-        if dry_run:
-            return self.ingestor.json("GET", "/v1/retention")
-        body = RootModel[dict[str, Any]]({"why": why})
-        return self.ingestor.json("POST", "/v1/retention", body=body)
-
-    def deletable(self, instrument: w.Instrument = None) -> Any:
-        """List the raw files that the summit may delete, oldest first."""
-        every, cursor = list[Any](), ""
-        while True:
-            more = {"instrument": instrument, "cursor": cursor or None}
-            page = self.ingestor.json("GET", "/v1/deletable", **more)
-            every, cursor = every + page["items"], page["next"]
-            if not cursor:
-                return every

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import RootModel
 from pydantic_core import to_jsonable_python
 from typer import BadParameter
 
@@ -20,14 +19,14 @@ from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
 from ..reports import Kept, NightReport
 from . import words as w
-from .campaign import Campaigns, Keeping
+from .campaign import Campaigns
 from .get import Get
 from .many import groups
 from .night import Night, answer, read
 from .why import sentence, unknown
 
 
-class Koa(Keeping):
+class Koa:
     """The verbs; a frame is named by frame_id, KOAID, path or file name."""
 
     def __init__(self, archive: client.Koa) -> None:
@@ -126,8 +125,7 @@ class Koa(Keeping):
         """
         if now is None:
             return self.ingestor.json("GET", "/v1/scrub")
-        order = {"koaid": None if now == "all" else now, "why": why}
-        return self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
+        return self.ingestor.order("scrub", koaid=None if now == "all" else now, why=why)
 
     def parked(self, all_: w.All = False) -> Any:
         """List what waits for an operator, in groups that failed alike."""
@@ -218,6 +216,22 @@ class Koa(Keeping):
     def resume(self, name: w.Switch, why: w.Why = "") -> Any:
         """Let a paused source or instrument go on."""
         return self._switch(name, "resume", why)
+
+    def retention(self, dry_run: w.Dry = False, why: w.Why = "") -> Any:
+        """Delete what the policies say, now; --dry-run only lists it."""
+        if dry_run:
+            return self.ingestor.json("GET", "/v1/retention")
+        return self.ingestor.order("retention", why=why)
+
+    def deletable(self, instrument: w.Instrument = None) -> Any:
+        """List the raw files that the summit may delete, oldest first."""
+        every, cursor = list[Any](), ""
+        while True:
+            more = {"instrument": instrument, "cursor": cursor or None}
+            page = self.ingestor.json("GET", "/v1/deletable", **more)
+            every, cursor = every + page["items"], page["next"]
+            if not cursor:
+                return every
 
     def _switch(self, name: str, verb: str, why: str) -> Any:
         """Ask who is likely to know the name, then the other; if neither does, tell the first's."""
