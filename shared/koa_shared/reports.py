@@ -1,7 +1,4 @@
-"""The report of a night (a UT date), as the ingestor tells it and `koa night` shows it.
-
-Times are RFC 3339 UTC, durations and latencies seconds, sizes bytes.
-"""
+"""The report of a night (a UT date), as the ingestor tells it and `koa night` shows it."""
 
 from enum import StrEnum
 

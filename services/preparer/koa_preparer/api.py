@@ -23,15 +23,8 @@ class Order(BaseModel, extra="forbid"):
     progid: str | None = Field(default=None, description="whose the frame is")
 
 
+After = Annotated[int, Query(ge=0, le=2**31 - 1, description="`next` of the page before")]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="of a campaign")]
-
-
-class Frames(BaseModel):
-    """Which frames of a campaign are listed: none by default."""
-
-    state: str | None = None
-    after: int = Field(default=0, ge=0, le=2**31 - 1, description="`next` of the page before")
-    limit: int = Field(default=0, ge=0, le=1000)
 
 
 class CampaignOrder(BaseModel, extra="forbid"):
@@ -142,13 +135,14 @@ async def list_campaigns(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 @router.get("/campaigns/{number}", summary="A campaign and what became of its frames")
 async def show_campaign(
-    number: Number, ctx: Ctx, _: Operator, page: Annotated[Frames, Query()]
-) -> dict[str, Any]:
+    number: Number, ctx: Ctx, _: Operator, state: str | None = None, after: After = 0,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 0,
+) -> dict[str, Any]:  # fmt: skip
     """`frames` counts by state, `changes` the frames in which something differs.
 
     `each` lists some of them, with [before, after] of keywords, catalogue, program, products.
     """
-    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, **page.model_dump())
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, state, after, limit)
     return shown
 
 
