@@ -167,14 +167,11 @@ class Prefix(Data):
 
 
 class Case(Data):
-    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template.
-
-    Of a copy `match` takes a part, a pattern's group.
-    """
+    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template."""
 
     value: str | int | float | None = None
     copy_of: str | None = Field(default=None, alias="copy")
-    match: re.Pattern[str] | None = None
+    match: re.Pattern[str] | None = None  # of a copy: takes a part, a pattern's group
     expr: Expression | None = None
     text: Template | None = None
     when: When = {}

@@ -34,13 +34,10 @@ class Get:
         self._moved = partial(self._bar.advance, self._bar.add_task("", total=0))
 
     def run(self, frames: Callable[[], Frames], *, named: bool) -> dict[str, Any]:
-        """Fetch frames that were named, or the open ones of a selection; tell what became of it.
-
-        For the bar they are asked for twice, as a list of all may not fit into memory.
-        """
+        """Fetch frames that were named, or the open ones of a selection; tell what became of it."""
         try:
             with self._bar:
-                if not self._bar.disable:
+                if not self._bar.disable:  # asked for twice: all may not fit into memory
                     total = sum(size for _, size in self._open_ones(frames()))
                     self._bar.update(self._bar.task_ids[0], total=total)
                 self._left_out.clear()

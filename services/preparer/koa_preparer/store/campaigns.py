@@ -196,10 +196,8 @@ class Campaigns:
 
 
 def fits(frame: FrameView, wanted: Mapping[str, Any], rules: str | None, now: str | None) -> bool:
-    """Tell whether a frame has all findings and was made by the rules that are asked for.
-
-    A duplicate has no version of its own: it counts only where it is asked for.
-    """
+    """Tell whether a frame has all findings and was made by the rules that are asked for."""
+    # A duplicate has no version of its own: it counts only where it is asked for.
     if not frame.status.is_end or (frame.status == "DUPLICATE" and "status" not in wanted):
         return False
     if not {*wanted.get("findings", ())} <= {finding.code for finding in frame.findings}:
