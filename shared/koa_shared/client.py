@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
 
-from . import contracts, faults, logs
+from . import faults, logs
 from .config import Peers
-from .contracts import Filters, FrameView, Page, Submission, Submitted
+from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, NotFound, Rejected
 from .retry import backoff
@@ -39,9 +39,7 @@ class PeerRefused(Rejected):
 class PeerFault(DependencyDown):
     """The peer answered, but not as it should; `again` if it may be asked again."""
 
-    def __init__(
-        self, name: str, response: httpx.Response, problem: contracts.Problem | None
-    ) -> None:
+    def __init__(self, name: str, response: httpx.Response, problem: Problem | None) -> None:
         told = f"{problem.code}: {problem.detail}" if problem else response.text[:200]
         super().__init__(name, f"answered {response.status_code} {told}")
         self.status, self.code = response.status_code, problem.code if problem else ""
@@ -79,7 +77,7 @@ def _checked(name: str, response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     try:
-        problem = contracts.Problem.model_validate_json(response.content)
+        problem = Problem.model_validate_json(response.content)
     except ValidationError:  # not from one of ours
         raise PeerFault(name, response, None) from None
     if not problem.retryable and response.status_code in FOR_GOOD:
@@ -106,10 +104,7 @@ class Client:
     async def request(
         self, method: str, path: str, /, *, body: BaseModel | None = None, **params: Any
     ) -> httpx.Response:
-        """Send one request; keywords that are not None become the query.
-
-        Raises PeerRefused for a refusal for good, DependencyDown for everything else.
-        """
+        """Send one request; keywords are the query; PeerRefused for good, else DependencyDown."""
         try:
             with faults.around("peer", path):
                 response = await self._http.request(method, self.url + path, **_sent(body, params))
@@ -122,26 +117,10 @@ class Client:
         return _parsed(self.name, answer, await self.request(method, path, **more))
 
 
-class Preparer(Client):
-    """The preparer's API."""
-
-    async def announce(self, file: contracts.FileWritten) -> contracts.Accepted:
-        """Say that a file is written; 202 and 200 are the same success."""
-        return await self.call(contracts.Accepted, "POST", "/v1/files", body=file)
-
-
 class Ingestor(Client):
-    """The ingestor's API."""
+    """The ingestor as a peer."""
 
-    async def hand_over(self, frame: contracts.FilePrepared) -> contracts.Accepted:
-        """Say that a frame's products lie in staging."""
-        return await self.call(contracts.Accepted, "POST", "/v1/frames", body=frame)
-
-    async def frames(self, **filters: Any) -> Page[FrameView]:
-        """Return a page of the frames that match."""
-        return await self.call(Page[FrameView], "GET", "/v1/frames", **filters)
-
-    async def tell(self, batch: contracts.EventBatch) -> None:
+    async def tell(self, batch: EventBatch) -> None:
         """Tell what happened to frames, sources and directories."""
         await self.request("POST", "/v1/events", body=batch)
 
@@ -292,7 +271,10 @@ class Koa:
                     for entry in _entries(response.iter_lines()):
                         last, heard = entry.get("id", last), 1
                         if "event" in entry:
-                            yield _change(last or "", entry)
+                            changed = entry["event"] != "reset"
+                            parse = FrameView.model_validate_json
+                            frame = parse(entry["data"]) if changed else None
+                            yield Change(last or "", entry["event"], frame)
                 why = "it ended"
             except DependencyDown as fault:
                 if not heard or getattr(fault, "status", 0) in (401, 403):
@@ -390,9 +372,3 @@ def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
             fields = {}
         elif key:
             fields[key] = value.removeprefix(" ")
-
-
-def _change(last: str, entry: dict[str, str]) -> Change:
-    reset = entry["event"] == "reset"
-    frame = None if reset else FrameView.model_validate_json(entry["data"])
-    return Change(last, entry["event"], frame)

@@ -123,7 +123,6 @@ class S3Config(Settings):
     """Where the buckets are; keys also as files; how many frames are moved at once."""
 
     workers: int = Field(3, ge=1, title="Frames worked on at once")
-
     s3_endpoint: PeerUrl = Field("http://127.0.0.1:8333", title="URL of the object store")
     s3_access_key: SecretStr = Field(SecretStr(""), title="Access key")
     s3_access_key_file: Path | None = Field(None, title="File with the access key")

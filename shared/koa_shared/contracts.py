@@ -12,14 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WrapValidator,
-)
+import pydantic
+from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer, WrapValidator
 
 
 def utcnow() -> datetime:
@@ -47,7 +41,7 @@ def _told_number(value: Any) -> Any:
     return value
 
 
-NUMBER = BeforeValidator(_told_number)
+NUMBER = pydantic.BeforeValidator(_told_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 NAME = r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$"  # of a product
@@ -106,11 +100,7 @@ MAY_SET = {
 
 
 def may_follow(old: tuple[int, Status] | None, new: tuple[int, Status], by: Service) -> bool:
-    """Tell whether `by` may move a frame from `old` to `new` (generation, status).
-
-    Order is (generation, rank), never time: a later generation always wins, an
-    earlier one never; within one, only a higher rank does, so nothing leaves an end.
-    """
+    """Tell whether `by` may move a frame from `old` to `new` (generation, rank of status)."""
     if new[1] not in MAY_SET[by]:
         return False
     return old is None or (new[0], new[1].rank) > (old[0], old[1].rank)
@@ -242,6 +232,11 @@ class FilePrepared(FrameMessage):
     findings: list[Finding] = []
     timeline: Timeline
     recipe: Recipe | None = None
+
+    @property
+    def is_science(self) -> bool:
+        """Whether it is no calibration, as far as its header tells."""
+        return self.metadata.get("koaimtyp") in (None, "object", "undefined")
 
 
 class Accepted(Message):

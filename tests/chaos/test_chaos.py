@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from koa_shared.faults import FAULT_POINTS
+from koa_shared.testing import FAULT_POINTS
 
 from .checker import DAWN, Breach, History, check, read_ledger
 from .harness import Result, suffer, visits

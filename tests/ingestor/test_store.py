@@ -217,8 +217,8 @@ async def test_sources_and_inventories_are_kept(db: Database, store: Store) -> N
     for connected in (True, False):
         one = state.model_copy(update={"connected": connected})
         await db.write(store.apply, EventBatch(sources=[one], inventory=seen))
-    rows = await db.read(store.sources)
-    assert [row.state["connected"] for row in rows] == [False]
+    rows = (await db.read(store.overview, None))["sources"]
+    assert [row["connected"] for row in rows] == [False]
     other = seen.model_copy(update={"night": "2025-12-07", "on_disk": 9})
     await db.write(store.apply, EventBatch(inventory=other))
     told = await db.read(store.night, "2025-12-08", Caller(role="operator"))

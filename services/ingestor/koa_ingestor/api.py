@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BeforeValidator
 
 from koa_shared import logs
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
 from koa_shared.errors import Conflict
-from koa_shared.reports import Kept, NightCount, NightReport
+from koa_shared.reports import Kept, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
 from .catalog import is_open_to, view
@@ -29,6 +29,7 @@ FILE: dict[str, Any] = {
 PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
 Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Range = Annotated[str | None, Header(alias="range")]
 # A date as text: pydantic takes numbers for days since 1970, too.
 Date = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
@@ -189,28 +190,15 @@ async def retain(ctx: Ctx, caller: Operator, why: Why = "") -> dict[str, Any]:
     return {"policies": policies._asdict(), "items": items}
 
 
-class RawFiles(BaseModel):
-    """Which raw files."""
-
-    instrument: str | None = None
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000
-    cursor: str | None = None
-
-
 @router.get("/deletable", summary="Raw files that the summit may delete, oldest first")
 async def deletable(
-    ctx: Ctx, _: Producer, files: Annotated[RawFiles, Query()]
-) -> Page[dict[str, Any]]:
+    ctx: Ctx, _: Producer, instrument: str | None = None, limit: Limit = 1000,
+    cursor: str | None = None,
+) -> Page[dict[str, Any]]:  # fmt: skip
     """A file may go if its path, size and SHA-256 are those told here: compare before."""
-    told, days = files.model_dump(exclude={"cursor"}), ctx.config.deletable_days
-    rows, more = await ctx.db.read(ctx.store.deletable, days, told, files.cursor)
+    told, days = {"instrument": instrument, "limit": limit}, ctx.config.deletable_days
+    rows, more = await ctx.db.read(ctx.store.deletable, days, told, cursor)
     return Page(items=rows, next=more)
-
-
-@router.get("/sources", summary="The last report about every keyword source")
-async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
-    """Return the sources of all monitors."""
-    return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
 
 
 @router.get("/overview", summary="What there is to look at, and who you are")
@@ -221,13 +209,6 @@ async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str
         seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
     shown = set(Caller.model_fields)  # a Token has the digest, too
     return seen | {"caller": caller.model_dump(mode="json", include=shown)}
-
-
-@router.get("/nights", summary="The nights there are, newest first")
-async def nights(ctx: Ctx, cursor: Cursor = "") -> Page[NightCount]:
-    """Return nights (UT dates) with their number of frames."""
-    found, more = await ctx.db.read(ctx.store.nights, cursor)
-    return Page(items=found, next=more)
 
 
 @router.get("/nights/{date}", summary="The report of a night")

@@ -1,9 +1,8 @@
 """Wires the ingestor together and starts it."""
 
-from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastapi import APIRouter
 
@@ -48,7 +47,7 @@ class Ingestor(service.Service):
         """Another replica has put a job, or published."""
         self.feed.published() if topic == "stream" else super().heard(topic)
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes."""
         bucket = partial(self.objects.insist_on, self.config.archive_bucket)
         return [self.worker.trim, self.worker.retain, self.worker.measure, bucket]

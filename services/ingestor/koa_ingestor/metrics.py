@@ -8,14 +8,11 @@ from koa_shared.metrics import Metrics
 
 # Name, from, to: where the time between the shutter and the archive goes.
 HOPS = (
-    ("detect", "acquired", "detected"),
-    ("queue", "detected", "process_start"),
-    ("prepare", "process_start", "process_end"),
-    ("transfer", "transfer_start", "transfer_end"),
-    ("handover", "transfer_end", "ingest_start"),
-    ("copy", "copy_start", "copy_end"),
+    ("detect", "acquired", "detected"), ("queue", "detected", "process_start"),
+    ("prepare", "process_start", "process_end"), ("transfer", "transfer_start", "transfer_end"),
+    ("handover", "transfer_end", "ingest_start"), ("copy", "copy_start", "copy_end"),
     ("publish", "copy_end", "available"),
-)
+)  # fmt: skip
 
 
 class IngestorMetrics(Metrics):

@@ -27,10 +27,7 @@ class Claimed(NamedTuple):
 def judge(
     frame: FilePrepared, versions: Sequence[Claimed], *, accepted: bool
 ) -> tuple[Verdict, Claimed | None]:
-    """Compare a frame with what its KOAID holds already (design 4, "same bytes").
-
-    `accepted` is an operator's word that other raw bytes are the next version.
-    """
+    """Compare a frame with what its KOAID holds; `accepted`: an operator says it is a version."""
     mine = [held for held in versions if held.frame_id == frame.frame_id]
     kept = [held for held in versions if held.committed]
     begun = [held for held in versions if held.alive and not held.committed and held not in mine]
@@ -62,9 +59,4 @@ def archive_key(where: tuple[str, int, str, int], name: str) -> str:
 
 def priority(frame: FilePrepared) -> int:
     """Return a job's priority: live before backlog, science before calibrations."""
-    return BACKLOG[frame.origin] * 2 + (0 if is_science(frame) else 1)
-
-
-def is_science(frame: FilePrepared) -> bool:
-    """Tell whether a frame is no calibration, as far as its header tells."""
-    return frame.metadata.get("koaimtyp") in (None, "object", "undefined")
+    return BACKLOG[frame.origin] * 2 + (not frame.is_science)

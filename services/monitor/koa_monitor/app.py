@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from koa_shared import logs, service
-from koa_shared.client import Ingestor, Preparer
+from koa_shared.client import Client, Ingestor
 from koa_shared.config import PathMap
 from koa_shared.contracts import EventBatch, SourceState, utcnow
 from koa_shared.disks import Disks
@@ -45,7 +45,7 @@ class Monitor(service.Service):
         self.instruments = load_instruments(config.instruments_dir)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.worker = Worker(
-            config, self.store, self.disks, Preparer("preparer", config.preparer_url, self.http),
+            config, self.store, self.disks, Client("preparer", config.preparer_url, self.http),
             self.metrics, self.workshop, self.instruments,
         )  # fmt: skip
         heard = chosen(self.instruments, config.sources)

@@ -15,8 +15,8 @@ import structlog
 from sqlmodel import Session
 
 from koa_shared import logs
-from koa_shared.client import PeerRefused, Preparer
-from koa_shared.contracts import FileWritten, Inventory, Origin, Trigger, utcnow
+from koa_shared.client import Client, PeerRefused
+from koa_shared.contracts import Accepted, FileWritten, Inventory, Origin, Trigger, utcnow
 from koa_shared.disks import Disks, Pulse
 from koa_shared.errors import NotYet
 from koa_shared.instruments import Instrument
@@ -45,7 +45,7 @@ class Worker:
     config: Config
     store: Store
     disks: Disks
-    preparer: Preparer
+    preparer: Client
     metrics: MonitorMetrics
     workshop: Workshop
     instruments: dict[str, Instrument]
@@ -105,7 +105,7 @@ class Worker:
         """Tell the preparer; it answers once its own ledger has the file."""
         file = FileWritten.model_validate(job.payload)
         try:
-            answer = await self.preparer.announce(file)
+            answer = await self.preparer.call(Accepted, "POST", "/v1/files", body=file)
         except PeerRefused as refusal:
             logger.error("File was refused", path=file.path, why=str(refusal))
             await self.db.write(self.store.refused, job, f"{refusal.code}: {refusal}")
@@ -133,7 +133,10 @@ class Worker:
             walk = partial(self._walk, instrument, root, oldest, pulse=pulse, flat=flat)
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
             if not directory:
-                await self._measure(instrument, root)
+                with suppress(OSError):  # nothing was ever written there
+                    look = partial(shutil.disk_usage, self.disks.map.local(root))
+                    usage = await self.disks.run(root, instrument.name, look)
+                    self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
         fresh = [
@@ -154,12 +157,6 @@ class Worker:
             seen = inventory((instrument.name, night, now), found, known)
             self.inventories[instrument.name, night] = seen
             self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
-
-    async def _measure(self, instrument: Instrument, root: str) -> None:
-        look = partial(shutil.disk_usage, self.disks.map.local(root))
-        with suppress(OSError):  # nothing was ever written there
-            usage = await self.disks.run(root, instrument.name, look)
-            self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
 
     async def canary(self) -> str:
         """Write a frame of our own and take it on as if it were announced; return its id."""

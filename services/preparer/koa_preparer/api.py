@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from koa_shared import logs
 from koa_shared.contracts import NUMBER, Accepted, FileWritten, FrameView, Time
@@ -14,31 +14,22 @@ from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
 router = APIRouter(prefix="/v1")
 
 
-class Order(BaseModel):
+class Order(BaseModel, extra="forbid"):
     """An operator's reason, and what the new generation does otherwise than the last."""
 
-    model_config = ConfigDict(extra="forbid")
     why: str = ""
     waive: list[str] = Field(default=[], description="codes of findings that may stand")
     fraction: Fraction | None = Field(default=None, description="of the second in the KOAID")
     progid: str | None = Field(default=None, description="whose the frame is")
 
 
+After = Annotated[int, Query(ge=0, le=2**31 - 1, description="`next` of the page before")]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="of a campaign")]
 
 
-class Frames(BaseModel):
-    """Which frames of a campaign are listed: none by default."""
-
-    state: str | None = None
-    after: int = Field(default=0, ge=0, le=2**31 - 1, description="`next` of the page before")
-    limit: int = Field(default=0, ge=0, le=1000)
-
-
-class CampaignOrder(BaseModel):
+class CampaignOrder(BaseModel, extra="forbid"):
     """Which frames are prepared anew, what is otherwise about them, and how fast."""
 
-    model_config = ConfigDict(extra="forbid")
     instrument: str | None = None
     night: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     status: Literal["COMPLETE", "INVALID", "ERROR", "DUPLICATE"] | None = None
@@ -101,9 +92,8 @@ async def again(
 
 @router.post("/instruments/{name}/{verb}", summary="Hold an instrument's frames back, or go on")
 async def hold(
-    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator,
-    why: Why = "",
-) -> dict[str, Any]:  # fmt: skip
+    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator, why: Why = ""
+) -> dict[str, Any]:
     """Held back, frames are still accepted and wait; then they go on, newest first."""
     _check_known(ctx, name)
     await ctx.db.write(ctx.store.hold, verb, name, (who.name, why))
@@ -145,13 +135,14 @@ async def list_campaigns(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
 
 @router.get("/campaigns/{number}", summary="A campaign and what became of its frames")
 async def show_campaign(
-    number: Number, ctx: Ctx, _: Operator, page: Annotated[Frames, Query()]
-) -> dict[str, Any]:
+    number: Number, ctx: Ctx, _: Operator, state: str | None = None, after: After = 0,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 0,
+) -> dict[str, Any]:  # fmt: skip
     """`frames` counts by state, `changes` the frames in which something differs.
 
     `each` lists some of them, with [before, after] of keywords, catalogue, program, products.
     """
-    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, **page.model_dump())
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, state, after, limit)
     return shown
 
 

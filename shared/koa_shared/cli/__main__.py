@@ -29,7 +29,7 @@ from ..client import PAGE, PeerFault
 from ..config import Peers
 from ..contracts import Filters, Status
 from ..errors import DependencyDown, KoaError
-from .campaign import Campaigns, Keeping
+from .campaign import Campaigns
 from .koa import Koa
 from .many import row
 
@@ -157,7 +157,7 @@ def add(
     to.command(method.__name__.rstrip("_"))(command)
 
 
-for name, method in (*vars(Koa).items(), *vars(Keeping).items()):
+for name, method in vars(Koa).items():
     if not name.startswith("_"):
         add(method)
 for name, method in vars(Campaigns).items():

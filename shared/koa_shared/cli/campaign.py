@@ -1,14 +1,13 @@
-"""`koa campaign`: its public methods are the sub-commands; what retention keeps beside it."""
+"""`koa campaign`: its public methods are the sub-commands."""
 
 import time
 from typing import Any
 
-from pydantic import RootModel
 from typer import BadParameter
 
 from ..client import Service
 from ..contracts import Status
-from .words import Dry, Each, Fraction, Instrument, Night, Number, Progid, Rate, Rules, Where, Why
+from . import words as w
 
 
 class Campaigns:
@@ -18,9 +17,9 @@ class Campaigns:
         self._preparer = preparer
 
     def create(
-        self, instrument: Instrument = None, night: Night = None, where: Where = None,
-        rules: Rules = None, progid: Progid = None, fraction: Fraction = None,
-        per_minute: Rate = 30.0, dry_run: Dry = False, why: Why = "",
+        self, instrument: w.Instrument = None, night: w.Night = None, where: w.Where = None,
+        rules: w.Rules = None, progid: w.Progid = None, fraction: w.Fraction = None,
+        per_minute: w.Rate = 30.0, dry_run: w.Dry = False, why: w.Why = "",
     ) -> Any:  # fmt: skip
         """Prepare all frames anew that are selected; --dry-run waits and tells what changes."""
         states = sorted({word for word in where or () if word in Status.__members__})
@@ -41,7 +40,7 @@ class Campaigns:
         """List the last 100 campaigns."""
         return self._preparer.json("GET", "/v1/campaigns")
 
-    def show(self, number: Number, frames: Each = False) -> Any:
+    def show(self, number: w.Number, frames: w.Each = False) -> Any:
         """Show how far a campaign is, and what changes in how many frames."""
         where, every, after = f"/v1/campaigns/{number}", list[Any](), 0
         while True:
@@ -51,37 +50,14 @@ class Campaigns:
             if (after := told.pop("next")) is None:
                 return told | {"each": every}
 
-    def pause(self, number: Number, why: Why = "") -> Any:
+    def pause(self, number: w.Number, why: w.Why = "") -> Any:
         """Hold a campaign back; what is on its way ends by itself."""
         return self._preparer.order(f"campaigns/{number}/pause", why=why)
 
-    def resume(self, number: Number, why: Why = "") -> Any:
+    def resume(self, number: w.Number, why: w.Why = "") -> Any:
         """Let a campaign go on that was paused, or parked as its frames failed alike."""
         return self._preparer.order(f"campaigns/{number}/resume", why=why)
 
-    def cancel(self, number: Number, why: Why = "") -> Any:
+    def cancel(self, number: w.Number, why: w.Why = "") -> Any:
         """End a campaign for good; versions that it made stay."""
         return self._preparer.order(f"campaigns/{number}/cancel", why=why)
-
-
-class Keeping:
-    """What is deleted, and what may be."""
-
-    ingestor: Service
-
-    def retention(self, dry_run: Dry = False, why: Why = "") -> Any:
-        """Delete what the policies say, now; --dry-run only lists it."""
-        if dry_run:
-            return self.ingestor.json("GET", "/v1/retention")
-        body = RootModel[dict[str, Any]]({"why": why})
-        return self.ingestor.json("POST", "/v1/retention", body=body)
-
-    def deletable(self, instrument: Instrument = None) -> Any:
-        """List the raw files that the summit may delete, oldest first."""
-        every, cursor = list[Any](), ""
-        while True:
-            more = {"instrument": instrument, "cursor": cursor or None}
-            page = self.ingestor.json("GET", "/v1/deletable", **more)
-            every, cursor = every + page["items"], page["next"]
-            if not cursor:
-                return every

@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import progress as bar
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from ..client import Download, Koa
 from ..contracts import FrameView
@@ -34,18 +28,16 @@ class Get:
         self._pattern, self._left_out, self._done = pattern, Counter[str](), Counter[str]()
         self._failed, self._kept = list[dict[str, str]](), list[str]()
         terminal = Console(stderr=True)
-        columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=terminal, disable=not terminal.is_terminal)
+        kinds = bar.BarColumn, bar.DownloadColumn, bar.TransferSpeedColumn, bar.TimeRemainingColumn
+        columns = (kind() for kind in kinds)
+        self._bar = bar.Progress(*columns, console=terminal, disable=not terminal.is_terminal)
         self._moved = partial(self._bar.advance, self._bar.add_task("", total=0))
 
     def run(self, frames: Callable[[], Frames], *, named: bool) -> dict[str, Any]:
-        """Fetch frames that were named, or the open ones of a selection; tell what became of it.
-
-        For the bar they are asked for twice, as a list of all may not fit into memory.
-        """
+        """Fetch frames that were named, or the open ones of a selection; tell what became of it."""
         try:
             with self._bar:
-                if not self._bar.disable:
+                if not self._bar.disable:  # asked for twice: all may not fit into memory
                     total = sum(size for _, size in self._open_ones(frames()))
                     self._bar.update(self._bar.task_ids[0], total=total)
                 self._left_out.clear()

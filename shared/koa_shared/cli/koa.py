@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import RootModel
 from pydantic_core import to_jsonable_python
 from typer import BadParameter
 
@@ -19,49 +18,15 @@ from ..contracts import FrameView, Page, Status, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
 from ..reports import Kept, NightReport
-from .campaign import Campaigns, Keeping
+from . import words as w
+from .campaign import Campaigns
 from .get import Get
 from .many import groups
 from .night import Night, answer, read
 from .why import sentence, unknown
-from .words import (
-    All,
-    Announced,
-    As,
-    Codes,
-    Date,
-    Fingerprint,
-    Fraction,
-    Frame,
-    FrameOrMany,
-    Frames,
-    From,
-    Heard,
-    Html,
-    Instrument,
-    Into,
-    Limit,
-    Now,
-    Parallel,
-    Products,
-    Progid,
-    Seconds,
-    Source,
-    Switch,
-    Target,
-    Verify,
-    Why,
-)
 
 
-def _one(name: str | None, *many: Any) -> str | None:
-    """Return the frame's name, None if options say which ones; it must be one or the other."""
-    if bool(name) == any(many):
-        raise BadParameter("name one frame, or say by options which ones")
-    return name
-
-
-class Koa(Keeping):
+class Koa:
     """The verbs; a frame is named by frame_id, KOAID, path or file name."""
 
     def __init__(self, archive: client.Koa) -> None:
@@ -70,15 +35,16 @@ class Koa(Keeping):
         self.campaigns = Campaigns(archive.preparer)
 
     def submit(
-        self, path: Announced, instrument: Instrument = None, source: Source = None, why: Why = ""
-    ) -> Submitted:
+        self, path: w.Announced, instrument: w.Instrument = None, source: w.Source = None,
+        why: w.Why = "",
+    ) -> Submitted:  # fmt: skip
         """Have a file archived that nobody announced.
 
         Name its instrument or source if the path does not tell. Exit code 1 if it is ignored.
         """
         return self.archive.submit(path, instrument=instrument, source=source, why=why)
 
-    def status(self, name: Frame) -> FrameView:
+    def status(self, name: w.Frame) -> FrameView:
         """Show a frame with its findings, timeline and products."""
         if "/" not in name:
             for peer in (self.ingestor, self._preparer):  # which knows it even if that is away
@@ -89,7 +55,7 @@ class Koa(Keeping):
             return frame
         raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
-    def why(self, name: Frame) -> dict[str, Any]:
+    def why(self, name: w.Frame) -> dict[str, Any]:
         """Tell in one sentence where a frame is and what to do.
 
         Of a path that has no frame it tells what the monitor heard of it.
@@ -106,13 +72,13 @@ class Koa(Keeping):
         holds = [] if frame.status.is_end else self._holds(peer, frame.instrument)
         return {"frame": frame, "why": sentence(frame, peer.name, holds, utcnow())}
 
-    def list_(self, limit: Limit = 100, **filters: Any) -> Iterator[FrameView]:
+    def list_(self, limit: w.Limit = 100, **filters: Any) -> Iterator[FrameView]:
         """List frames, the newest first; options select."""
         return self.archive.frames(limit or None, **filters)
 
     def get(
-        self, names: Frames = None, into: Into = Path(), products: Products = "*.fits",
-        parallel: Parallel = 4, **filters: Any,
+        self, names: w.Frames = None, into: w.Into = Path(), products: w.Products = "*.fits",
+        parallel: w.Parallel = 4, **filters: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """Download frames by name, or all that options select.
 
@@ -128,7 +94,7 @@ class Koa(Keeping):
         select = partial(self.archive.frames, **filters)
         return task.run((lambda: found) if names else select, named=bool(names))
 
-    def triggers(self, source: Source = None, path: Heard = None) -> Any:
+    def triggers(self, source: w.Source = None, path: w.Heard = None) -> Any:
         """List the last 100 broadcasts and what became of each."""
         return self._monitor.json("GET", "/v1/triggers", source=source, path=path)
 
@@ -136,7 +102,7 @@ class Koa(Keeping):
         """List the keyword sources and their state."""
         return self._monitor.json("GET", "/v1/sources")
 
-    def canary(self, seconds: Seconds = 60.0) -> FrameView:
+    def canary(self, seconds: w.Seconds = 60.0) -> FrameView:
         """Send a frame of our own through the whole system.
 
         Exit code 1 if it is not available in time; why, is told.
@@ -152,17 +118,16 @@ class Koa(Keeping):
         told = self.why(str(sent.frame_id))
         raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
 
-    def scrub(self, now: Now = None, why: Why = "") -> Any:
+    def scrub(self, now: w.Now = None, why: w.Why = "") -> Any:
         """Show how far archived objects were read again.
 
         All versions, those that are due (last read before `since`), and damaged objects.
         """
         if now is None:
             return self.ingestor.json("GET", "/v1/scrub")
-        order = {"koaid": None if now == "all" else now, "why": why}
-        return self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
+        return self.ingestor.order("scrub", koaid=None if now == "all" else now, why=why)
 
-    def parked(self, all_: All = False) -> Any:
+    def parked(self, all_: w.All = False) -> Any:
         """List what waits for an operator, in groups that failed alike."""
         found = list(self.archive.frames(status=Status.ERROR))
         page = self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
@@ -170,11 +135,13 @@ class Koa(Keeping):
         return found if all_ else groups(found)
 
     def retry(
-        self, name: FrameOrMany = None, fingerprint: Fingerprint = None, why: Why = ""
+        self, name: w.FrameOrMany = None, fingerprint: w.Fingerprint = None, why: w.Why = ""
     ) -> Any:
         """Try an ERROR or INVALID frame again, or a group."""
-        if one := _one(name, fingerprint):
-            return self._order(one, "retry", why=why)
+        if bool(name) == bool(fingerprint):
+            raise BadParameter("name one frame, or say by options which ones")
+        if name:
+            return self._order(name, "retry", why=why)
         where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
         for peer in (self._preparer, self.ingestor):
             tried.append({"service": peer.name} | peer.order(where, why=why))
@@ -182,22 +149,21 @@ class Koa(Keeping):
             raise NotFound(f"nothing that is parked has the fingerprint {fingerprint}")
         return tried
 
-    def release(self, name: Frame, waive: Codes, why: Why) -> Any:
+    def release(self, name: w.Frame, waive: w.Codes, why: w.Why) -> Any:
         """Let a frame pass in spite of findings that are waived."""
         return self._order(name, "release", waive=waive, why=why)
 
     def reprocess(
-        self, name: Frame, why: Why = "", progid: Progid = None, fraction: Fraction = None
+        self, name: w.Frame, why: w.Why = "", progid: w.Progid = None, fraction: w.Fraction = None
     ) -> Any:
         """Make a frame's products anew; for many, `koa campaign`.
 
         They become a new version; the old ones stay.
         """
-        options = {"why": why, "progid": progid, "fraction": fraction}
-        return self._order(name, "reprocess", **options)
+        return self._order(name, "reprocess", why=why, progid=progid, fraction=fraction)
 
     def night(
-        self, date: Date, html: Html = None, verify: Verify = None, saved: From = None
+        self, date: w.Date, html: w.Html = None, verify: w.Verify = None, saved: w.From = None
     ) -> dict[str, Any]:
         """Report a night; hold a directory against it.
 
@@ -214,7 +180,7 @@ class Koa(Keeping):
             told["manifest"], cursor = told["manifest"] + page.items, page.next
         return told
 
-    def audit(self, target: Target = None) -> Any:
+    def audit(self, target: w.Target = None) -> Any:
         """List what operators did, at all services."""
         rows = list[dict[str, Any]]()
         for peer in (self._monitor, self._preparer, self.ingestor):
@@ -225,13 +191,13 @@ class Koa(Keeping):
             rows += [{"service": peer.name} | row for row in found]
         return sorted(rows, key=lambda row: row["at"], reverse=True)
 
-    def accept(self, name: Frame, as_: As, why: Why) -> Any:
+    def accept(self, name: w.Frame, as_: w.As, why: w.Why) -> Any:
         """Decide about a frame whose KOAID is taken.
 
         `version`: it is the same exposure, rewritten; it becomes the next version.
         `padded`: it is another one; its KOAID gets two digits of fraction, as in 32798.08.
         """
-        frame_id = (self.status(name)).frame_id
+        frame_id = self.status(name).frame_id
         try:
             return self._order(frame_id, "accept", why=why, **{"as": as_})
         except PeerRefused as refusal:
@@ -239,7 +205,7 @@ class Koa(Keeping):
                 raise
         return self.reprocess(frame_id, why, fraction="padded")
 
-    def pause(self, name: Switch, why: Why = "") -> Any:
+    def pause(self, name: w.Switch, why: w.Why = "") -> Any:
         """Hold back a keyword source or an instrument.
 
         Nothing is lost: broadcasts of a source wait at the monitor, frames of an instrument
@@ -247,9 +213,25 @@ class Koa(Keeping):
         """
         return self._switch(name, "pause", why)
 
-    def resume(self, name: Switch, why: Why = "") -> Any:
+    def resume(self, name: w.Switch, why: w.Why = "") -> Any:
         """Let a paused source or instrument go on."""
         return self._switch(name, "resume", why)
+
+    def retention(self, dry_run: w.Dry = False, why: w.Why = "") -> Any:
+        """Delete what the policies say, now; --dry-run only lists it."""
+        if dry_run:
+            return self.ingestor.json("GET", "/v1/retention")
+        return self.ingestor.order("retention", why=why)
+
+    def deletable(self, instrument: w.Instrument = None) -> Any:
+        """List the raw files that the summit may delete, oldest first."""
+        every, cursor = list[Any](), ""
+        while True:
+            more = {"instrument": instrument, "cursor": cursor or None}
+            page = self.ingestor.json("GET", "/v1/deletable", **more)
+            every, cursor = every + page["items"], page["next"]
+            if not cursor:
+                return every
 
     def _switch(self, name: str, verb: str, why: str) -> Any:
         """Ask who is likely to know the name, then the other; if neither does, tell the first's."""

@@ -233,13 +233,10 @@ class JobQueue:
         self.nudge(session, job.queue)
 
     def alike(self, session: Session, job: Job, fingerprint: str) -> int:
-        """Count this job and the others that failed like it and did not get over it.
-
-        Of those whose worker died only the parked ones count: one death hits many.
-        """
+        """Count this job and the others that failed like it and did not get over it."""
         t = self.table.c
         others = sa.select(sa.func.count()).where(t.fingerprint == fingerprint, t.id != job.id)
-        if fingerprint.startswith(DIED):
+        if fingerprint.startswith(DIED):  # one death hits many: only the parked ones count
             others = others.where(t.state == "parked")
         return 1 + (session.scalar(others) or 0)
 

@@ -239,9 +239,8 @@ class Workshop:
             await asyncio.wait(self._returning, timeout=5)
         # What it returns has been started, by its commit.
         alone, live, room = not self._running(), lane.is_for_live(), lane.room()
-        job = await self.db.write(
-            self.queue.claim, lane.queue, room, lane.paused, alone=alone, live=live
-        )
+        claim = self.queue.claim
+        job = await self.db.write(claim, lane.queue, room, lane.paused, alone=alone, live=live)
         self.circuits["database"].succeeded()
         if job is not None:
             return 0.0

@@ -9,14 +9,13 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from koa_shared.contracts import Inventory, Origin, utcnow
-from koa_shared.reports import FindingCount, Kept, NightCount, NightReport
+from koa_shared.reports import FindingCount, Kept, NightReport
 from koa_shared.web import Caller
 
 from ..nights import Group, Moment, report, slowest
 from .schema import Frame, FrameCode, NightSeen, Version
 
 SLOW = 10  # frames that are named
-NIGHTS = 100  # on a page: an index is read over as many nights, not over all there are
 KEPT = 5000  # files on a page of the manifest: 1 MB
 PUBLIC = {"name", "size"}  # of a product
 COUNTED = ("live", "recovered")  # as the objective counts (design 11)
@@ -37,16 +36,6 @@ def _is_open(caller: Caller) -> Any:
 
 class Nights:
     """Functions of a session that read a night."""
-
-    def nights(self, session: Session, before: str) -> tuple[list[NightCount], str | None]:
-        """Return a page of the nights there are, newest first, and the next cursor."""
-        night: Any = col(Frame.night)
-        canaries = select(col(Frame.frame_id)).where(col(Frame.origin) == Origin.CANARY)
-        query = select(night, func.count()).where(col(Frame.frame_id).not_in(canaries))
-        query = query.where(night < before if before else night.is_not(None)).group_by(night)
-        rows = session.execute(query.order_by(night.desc()).limit(NIGHTS + 1)).all()
-        items = [NightCount(night=night, frames=count) for night, count in rows[:NIGHTS]]
-        return items, items[-1].night if len(rows) > NIGHTS else None
 
     def night(self, session: Session, night: str, caller: Caller) -> NightReport:
         """Return a night's report, as the caller may see it."""

@@ -106,10 +106,6 @@ class Reads(Nights):
         mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
         return frame, list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
 
-    def sources(self, session: Session) -> list[SourceSeen]:
-        """Return the last report about every source."""
-        return list(session.exec(select(SourceSeen).order_by(SourceSeen.name)))
-
     def overview(self, session: Session, night: str | None) -> dict[str, Any]:
         """Return the nights around one that have frames, the last canary, and the sources."""
         by = col(Frame.night)
@@ -119,14 +115,13 @@ class Reads(Nights):
         ours = select(Frame).where(Frame.origin == Origin.CANARY).limit(1)
         canary = session.exec(ours.order_by(col(Frame.acquired).desc())).first()
         told = canary and canary.model_dump(include={"status", "step", "acquired", "timeline"})
+        sources = session.exec(select(SourceSeen).order_by(SourceSeen.name))
         return {
-            "night": night,
-            "latest": latest,
+            "night": night, "latest": latest, "canary": told,
             "earlier": session.exec(real.where(by < night).order_by(by.desc())).first(),
             "later": session.exec(real.where(by > night).order_by(by)).first(),
-            "canary": told,
-            "sources": [row.state | {"at": row.at} for row in self.sources(session)],
-        }
+            "sources": [row.state | {"at": row.at} for row in sources],
+        }  # fmt: skip
 
     def stream_after(self, session: Session, last: int) -> tuple[list[tuple[Stream, Frame]], int]:
         """Return up to 200 stream entries after an id, and the oldest id that is kept."""

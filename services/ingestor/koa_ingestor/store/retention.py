@@ -76,9 +76,8 @@ class Retention(Fixity):
         Never the current one; none whose raw bytes the current one lacks; and only while the
         current one was read again by a scrub, whole, and nothing of it is damaged.
         """
-        over: dict[str, Any] = {
-            "partition_by": Version.koaid, "order_by": col(Version.version).desc(),
-        }  # fmt: skip
+        newest = col(Version.version).desc()
+        over: dict[str, Any] = {"partition_by": Version.koaid, "order_by": newest}
         # Behind each version: how many are newer, the newest, when the next one was committed.
         kept = select(
             col(Version.id),
@@ -103,10 +102,7 @@ class Retention(Fixity):
         ]  # fmt: skip
 
     def retain(self, session: Session, policies: Policies, deed: Deed) -> list[dict[str, Any]]:
-        """Delete what the policies say: nobody finds it from now on, then the objects go.
-
-        `deed` is (who, why).  Returns what is deleted, as `retention` told it.
-        """
+        """Delete what the policies say: nobody finds it from now on, then the objects go."""
         take_turns(session)
         doomed = [one for one in self.retention(session, policies) if "due_seconds" not in one]
         for one in doomed:

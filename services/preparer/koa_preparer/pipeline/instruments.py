@@ -1,5 +1,6 @@
 """Instruments as the preparer takes them, and what they decide about a frame."""
 
+import ast
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,10 +26,7 @@ Columns = tuple[Column, ...]
 def open_instruments(
     extra: Path | None, tables: Path | None
 ) -> tuple[dict[str, Instrument], dict[str, Columns]]:
-    """Return all instruments and their metadata columns.
-
-    Raises InstrumentError when anything in a file can't be used.
-    """
+    """Return all instruments and their metadata columns, or raise InstrumentError."""
     instruments, columns = load_instruments(extra), dict[str, Columns]()
     check_rules(instruments)
     known = {column for kind in COLUMNS.values() for column in kind}
@@ -45,12 +43,17 @@ def recipes(
     """Return what makes the products of each instrument: its file, its columns, the code."""
     home, found = Path(__file__).parents[1], dict[str, Recipe]()
     files = [p for room in ("rules", "pipeline") for p in sorted((home / room).glob("*.py"))]
-    code = b"".join(file.read_bytes() for file in (*files, home / "preview.py"))
+    code = "".join(map(_meaning, (*files, home / "preview.py"))).encode()
     for name, instrument in instruments.items():
         told = f"{instrument.model_dump_json()}{columns[name]!r}".encode()
         rules = hashlib.sha256(told + code).hexdigest()[:16]
         found[name] = Recipe(software=f"koa-rti {version('koa-rti')}", rules=rules)
     return found
+
+
+def _meaning(file: Path) -> str:
+    """Return a module's syntax tree, which no comment or layout changes."""
+    return ast.dump(ast.parse(file.read_bytes()))
 
 
 def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:

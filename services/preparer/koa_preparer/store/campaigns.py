@@ -119,10 +119,7 @@ class Campaigns:
         row.cursor, row.is_selected = page.next, page.next is None
 
     def turn(self, session: Session, job: Job, alike: int) -> float | None:
-        """Take a turn; return the seconds until the next, None if the campaign is over.
-
-        It is parked when `alike` frames fail alike that had not failed before.
-        """
+        """Take a turn; return the seconds until the next, None if the campaign is over."""
         row = self.campaign(session, int(job.key))  # before the job, as `switch` locks
         self.queue.renew(session, job)
         busy, ordered = self._settle(session, row), False
@@ -199,10 +196,8 @@ class Campaigns:
 
 
 def fits(frame: FrameView, wanted: Mapping[str, Any], rules: str | None, now: str | None) -> bool:
-    """Tell whether a frame has all findings and was made by the rules that are asked for.
-
-    A duplicate has no version of its own: it counts only where it is asked for.
-    """
+    """Tell whether a frame has all findings and was made by the rules that are asked for."""
+    # A duplicate has no version of its own: it counts only where it is asked for.
     if not frame.status.is_end or (frame.status == "DUPLICATE" and "status" not in wanted):
         return False
     if not {*wanted.get("findings", ())} <= {finding.code for finding in frame.findings}:

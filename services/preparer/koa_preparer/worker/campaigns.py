@@ -6,7 +6,7 @@
 import asyncio
 from typing import Any
 
-from koa_shared.contracts import FilePrepared, Finding, Severity, Timeline
+from koa_shared.contracts import FilePrepared, Finding, FrameView, Page, Severity, Timeline
 from koa_shared.db import safe_json
 from koa_shared.errors import FrameFault, NotYet
 from koa_shared.jobs.queue import Job
@@ -49,9 +49,8 @@ async def campaign(worker: Any, job: Job) -> None:
     if row.state == "running" and not row.is_selected:
         asked = {k: v for k, v in row.wanted.items() if k in ("instrument", "night", "status")}
         codes = row.wanted.get("findings") or [None]
-        page = await worker.ingestor.frames(
-            level=0, limit=1000, cursor=row.cursor, finding=codes[0], **asked
-        )
+        asked |= {"level": 0, "limit": 1000, "cursor": row.cursor, "finding": codes[0]}
+        page = await worker.ingestor.call(Page[FrameView], "GET", "/v1/frames", **asked)
         now = {name: recipe.rules for name, recipe in worker.recipes.items()}
         await worker.db.write(worker.store.select, job, page, now)
         raise NotYet("the selection goes on", 0.0)
