@@ -104,7 +104,10 @@ class Client:
     async def request(
         self, method: str, path: str, /, *, body: BaseModel | None = None, **params: Any
     ) -> httpx.Response:
-        """Send one request; keywords are the query; PeerRefused for good, else DependencyDown."""
+        """Send one request; keywords that are not None become the query.
+
+        Raises PeerRefused for a refusal for good, DependencyDown for everything else.
+        """
         try:
             with faults.around("peer", path):
                 response = await self._http.request(method, self.url + path, **_sent(body, params))

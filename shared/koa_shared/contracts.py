@@ -100,7 +100,11 @@ MAY_SET = {
 
 
 def may_follow(old: tuple[int, Status] | None, new: tuple[int, Status], by: Service) -> bool:
-    """Tell whether `by` may move a frame from `old` to `new` (generation, rank of status)."""
+    """Tell whether `by` may move a frame from `old` to `new` (generation, status).
+
+    Order is (generation, rank), never time: a later generation always wins, an
+    earlier one never; within one, only a higher rank does, so nothing leaves an end.
+    """
     if new[1] not in MAY_SET[by]:
         return False
     return old is None or (new[0], new[1].rank) > (old[0], old[1].rank)

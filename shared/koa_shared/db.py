@@ -101,7 +101,10 @@ def ping(session: Session) -> None:
 
 
 def safe_json(value: Any) -> Any:
-    r"""Return `value` as PostgreSQL takes it, too: no NUL (`\x00`), surrogate, NaN or Infinity."""
+    r"""Return `value` as both databases take it: no NUL, surrogate, NaN or Infinity.
+
+    PostgreSQL refuses what SQLite takes; the escapes are visible (`\x00`, `NaN`).
+    """
     match value:
         case str():
             clean = value.encode("utf-8", "backslashreplace").decode()

@@ -31,7 +31,10 @@ SICK = frozenset({5, 116, 107, 110})
 
 
 def contained(local: str, roots: Iterable[str]) -> str:
-    """Return the real path; raises FrameFault when it lies, links resolved, outside all `roots`."""
+    """Return the real path; raises FrameFault when it lies outside all `roots`.
+
+    Both sides are resolved, so that a link can't lead out (design 8).
+    """
     real = os.path.realpath(local)
     for root in roots:
         if Path(real).is_relative_to(os.path.realpath(root)):

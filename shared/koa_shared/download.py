@@ -35,7 +35,10 @@ class Offered(BaseModel, frozen=True):
 
 
 def offered(frame: FrameView, pattern: str) -> list[Offered]:
-    """Return a frame's products whose names match (as in a shell); raises NotFound without any."""
+    """Return the products of a frame whose names match (as in a shell).
+
+    Raises NotFound if there is none: it is not archived, or has no such product.
+    """
     told = [Offered.model_validate(product) for product in frame.products]
     if found := [product for product in told if fnmatchcase(product.name, pattern)]:
         return found

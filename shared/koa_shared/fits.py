@@ -104,7 +104,10 @@ class Structure(NamedTuple):
 
 
 def read_structure(data: Buffer, least: int | Callable[[Hdu], int] = 1) -> Structure:
-    """Find the HDUs, `least` or what it tells by the first; `Incomplete` while some are missing."""
+    """Find the HDUs; `Incomplete` while data bytes or HDUs asked for are missing.
+
+    `least` is how many there are at least, or tells it by the primary HDU.
+    """
     view, hdus, end = memoryview(data).cast("B"), list[Hdu](), 0
     while _hdu_follows(view, end):
         hdus.append(_read_hdu(view, len(hdus), end))
@@ -220,7 +223,10 @@ def clean(value: Value) -> Value:
 
 
 def edit_header(data: Buffer, hdu: Hdu, updates: Updates) -> bytes:
-    """Return the header with keywords set in place, else before END, and its sums made right."""
+    """Return the header with keywords set in place of their first card, else before END.
+
+    The rest stays, and the sums that it carries become right.
+    """
     view = memoryview(data).cast("B")
     sums = [key for key in _SUM_NOTES if hdu.header.get(key) is not None]
     body = datasum(view[hdu.data_start : hdu.end]) if sums else 0

@@ -27,7 +27,10 @@ class Claimed(NamedTuple):
 def judge(
     frame: FilePrepared, versions: Sequence[Claimed], *, accepted: bool
 ) -> tuple[Verdict, Claimed | None]:
-    """Compare a frame with what its KOAID holds; `accepted`: an operator says it is a version."""
+    """Compare a frame with what its KOAID holds already (design 4, "same bytes").
+
+    `accepted` is an operator's word that other raw bytes are the next version.
+    """
     mine = [held for held in versions if held.frame_id == frame.frame_id]
     kept = [held for held in versions if held.committed]
     begun = [held for held in versions if held.alive and not held.committed and held not in mine]

@@ -69,7 +69,10 @@ def file_written(
 
 
 def look_again(heard: datetime, now: datetime, limit: float) -> float | None:
-    """Return the delay before a missing file is looked for again, None to give up."""
+    """Return the delay before a missing file is looked for again, None to give up.
+
+    10 ms, doubling to 5 s: the delay is the time waited so far, within those bounds.
+    """
     waited = (now - heard).total_seconds()
     return None if waited >= limit else min(max(waited, LOOK_FIRST), LOOK_LONGEST)
 
@@ -99,7 +102,10 @@ def canary_frame(name: str, at: datetime) -> bytes:
 
 
 def frame_gaps(paths: Iterable[str]) -> list[str]:
-    """Return the frame numbers that are missing, as `prefix0012-0014`, at most 100."""
+    """Return the frame numbers that are missing, as `prefix0012-0014`, at most 100.
+
+    Files belong together by directory and the name before their number.
+    """
     runs = defaultdict[str, set[str]](set)
     for match in filter(None, map(FRAME_NAME.match, paths)):
         runs[match[1]].add(match[2])

@@ -102,7 +102,10 @@ class Retention(Fixity):
         ]  # fmt: skip
 
     def retain(self, session: Session, policies: Policies, deed: Deed) -> list[dict[str, Any]]:
-        """Delete what the policies say: nobody finds it from now on, then the objects go."""
+        """Delete what the policies say: nobody finds it from now on, then the objects go.
+
+        `deed` is (who, why).  Returns what is deleted, as `retention` told it.
+        """
         take_turns(session)
         doomed = [one for one in self.retention(session, policies) if "due_seconds" not in one]
         for one in doomed:

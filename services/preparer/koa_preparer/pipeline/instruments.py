@@ -26,7 +26,10 @@ Columns = tuple[Column, ...]
 def open_instruments(
     extra: Path | None, tables: Path | None
 ) -> tuple[dict[str, Instrument], dict[str, Columns]]:
-    """Return all instruments and their metadata columns, or raise InstrumentError."""
+    """Return all instruments and their metadata columns.
+
+    Raises InstrumentError when anything in a file can't be used.
+    """
     instruments, columns = load_instruments(extra), dict[str, Columns]()
     check_rules(instruments)
     known = {column for kind in COLUMNS.values() for column in kind}

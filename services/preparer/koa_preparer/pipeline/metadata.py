@@ -114,7 +114,10 @@ def _columns(rows: Iterable[Mapping[str, str | None]]) -> Iterator[Column]:
 def metadata_table(
     values: Mapping[str, Value], columns: Sequence[Column], unreadable: Collection[str] = ()
 ) -> tuple[bytes, list[Finding]]:
-    """Return the table's five lines (facts 8.2) and what was noticed about the values."""
+    """Return the table's five lines (facts 8.2) and what was noticed about the values.
+
+    `unreadable` are keywords whose card can't be read.
+    """
     row, findings = list[str](), list[Finding]()
     for column in columns:
         key, remarks = column.keyword, list[Remark]()

@@ -95,7 +95,10 @@ class CachedProvider:
 
 
 def open_provider(config: Config, circuits: Circuits) -> CachedProvider:
-    """Open what KOA_SCHEDULE names, a TOML file, a URL or nothing, or raise ValueError."""
+    """Open what KOA_SCHEDULE names: a TOML file, the API's URL, or (empty) nothing.
+
+    Raises ValueError for a file or a URL that can't be used.
+    """
     if "://" not in config.schedule:
         # A file is as quick as a cache, and a change of it counts at once.
         return CachedProvider(TomlProvider(Path(config.schedule or os.devnull)), circuits, keep=0)

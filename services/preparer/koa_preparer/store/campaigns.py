@@ -119,7 +119,10 @@ class Campaigns:
         row.cursor, row.is_selected = page.next, page.next is None
 
     def turn(self, session: Session, job: Job, alike: int) -> float | None:
-        """Take a turn; return the seconds until the next, None if the campaign is over."""
+        """Take a turn; return the seconds until the next, None if the campaign is over.
+
+        It is parked when `alike` frames fail alike that had not failed before.
+        """
         row = self.campaign(session, int(job.key))  # before the job, as `switch` locks
         self.queue.renew(session, job)
         busy, ordered = self._settle(session, row), False

@@ -48,7 +48,10 @@ class Reader:
     instruments: dict[str, Instrument]
 
     async def read(self, row: File, job: Job) -> Raw:
-        """Return the file; NotYet while it is missing or grows, FrameFault if it stays so."""
+        """Return the file, complete.
+
+        Raises NotYet while it is missing or grows, FrameFault when it stays so.
+        """
         fault, size = FrameFault("FITS_NOT_FOUND", f"there is no file {row.path}"), -1
         if (row.size, row.mtime_ns) == (0, 0):
             raise fault
