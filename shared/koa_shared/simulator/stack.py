@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -217,6 +218,12 @@ class Stack:
 
     def up(self) -> None:
         """Start everything, in the order of dependence, and wait until it is ready."""
+        names = [*(() if self.s3 else ("s3",)), *SERVICES]
+        for name in names:  # else another installation would answer in its place
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port(name))) == 0:
+                    why = "stop what runs there, or shift all ports with PORT_OFFSET"
+                    raise RuntimeError(f"port {self.port(name)} of {name} is taken: {why}")
         self.prepare()
         if not self.s3:
             self.start("s3")
@@ -224,7 +231,7 @@ class Stack:
             self.start("sim")
         for service in reversed(SERVICES):
             self.start(service)
-        for name in [*(() if self.s3 else ("s3",)), *SERVICES]:
+        for name in names:
             self.wait_ready(name)
 
     def down(self) -> None:
@@ -295,16 +302,20 @@ def main(beside: Callable[[Stack], AbstractContextManager[Any]] = nullcontext) -
         env={"KOA_CANARY_SECONDS": env.get("KOA_CANARY_SECONDS", "60")},
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
-        for service in SERVICES:
-            print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
-        print(f"{'page':<9} {stack.url('ingestor')}/  (the night, live)")
-        print(f"{'s3':<9} {stack.url('s3')}")
-        print(f"{'logs':<9} {stack.var}/log/")
-        if not stack.dev:
-            print(f"{'tokens':<9} {stack.var}/tokens/ (operator, observer, producer)")
-        print("READY", flush=True)
-        watch(stack)
+    try:
+        with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
+            for service in SERVICES:
+                print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
+            print(f"{'page':<9} {stack.url('ingestor')}/  (the night, live)")
+            print(f"{'s3':<9} {stack.url('s3')}")
+            print(f"{'logs':<9} {stack.var}/log/")
+            if not stack.dev:
+                print(f"{'tokens':<9} {stack.var}/tokens/ (operator, observer, producer)")
+            print("READY", flush=True)
+            watch(stack)
+    except RuntimeError as fault:
+        print(fault, file=sys.stderr)
+        return 1
     print("Stopped.")
     return 0
 
