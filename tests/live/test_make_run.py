@@ -70,10 +70,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 8002 + OFFSET)):
         process, lines, _ = start(tmp_path)
     assert process.wait(20) == 1
-    assert lines == [
-        f"port {8002 + OFFSET} of preparer is taken: "
-        "stop what runs there, or shift all ports with PORT_OFFSET"
-    ]
+    why = "stop what runs there, or shift all ports with PORT_OFFSET"
+    assert lines == [f"port {8002 + OFFSET} of preparer is taken: {why}"]
 
 
 def test_with_tokens_nobody_writes_without_one(tmp_path: Path) -> None:
