@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = find_library("atomic") and shutil.which("chromium")  # which playwright needs
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
@@ -31,13 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.live)
             item.add_marker(pytest.mark.timeout(180))
             if CHROMIUM is None and not os.environ.get("CI"):
-                item.add_marker(pytest.mark.skip(reason="no chromium here"))
+                item.add_marker(pytest.mark.skip(reason="no chromium or libatomic1 here"))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Run one Chromium; not for longer than a module, as its loop stays in this thread."""
-    assert CHROMIUM, "apt-get install chromium"
+    assert CHROMIUM, "apt-get install chromium libatomic1"
     with sync_playwright() as player:
         chromium = player.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
