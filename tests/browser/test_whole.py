@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ def test_the_detail_view(scene: LiveScene, url: str, open_page: OpenPage, tmp_pa
     assert hashlib.sha256(Path(saved.value.path()).read_bytes()).hexdigest() == fits["sha256"]
 
 
+@pytest.mark.skipif(not (shutil.which("curl") or os.environ.get("CI")), reason="no curl here")
 def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: Path) -> None:
     token = scene.tokens["owner"]
     page = open_page(url + f"/?night={scene.good['night']}", token=token)

@@ -28,7 +28,8 @@ const HEAD = (n, bytes, now) => `#!/bin/bash
 # ${n} files, ${(bytes / 1e6).toFixed(1)} MB, of the Keck Observatory Archive; made ${now.toISOString()}.
 # Run it where the files shall be; run it again to go on: what is there and right is not fetched.
 # For proprietary files: export KOA_TOKEN=...  (the token is not in this file)
-set -u`;
+set -u
+command -v curl > /dev/null || { echo "this needs curl" >&2; exit 1; }`;
 
 const BODY = `failed=0
 sum() { if command -v sha256sum > /dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d ' ' -f 1; }
