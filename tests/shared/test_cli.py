@@ -303,6 +303,7 @@ def test_a_group_is_retried_at_both_services(desk: Desk) -> None:
 
 CAMPAIGN: dict[str, Any] = {
     "campaign": 7,
+    "why": "a better rule",
     "state": "running",
     "frames": {},
     "changes": {},
@@ -336,6 +337,7 @@ def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
     told = answer(desk.env, "campaign", "create", "--night", "2026-11-23", "--dry-run")
     assert told == over
     text = koa(desk.env, "campaign", "show", "7", "--frames").stdout
+    assert "why              a better rule" in text
     assert "{'SPATSCAL': [0.15, 0.2]}" in text
     assert "state            done" in text
 
@@ -490,6 +492,7 @@ def test_the_shell_completes(typed: str, part: str) -> None:
 def test_every_command_says_what_its_arguments_are() -> None:
     group = typer.main.get_command(main)
     assert isinstance(group, TyperGroup)
+    assert r"\b" not in str(group.help), "click's mark, in letters"
     for name, command in group.commands.items():
         if name != "instruments":  # the preparer's own
             bare = [str(p.name) for p in command.params if not getattr(p, "help", None)]

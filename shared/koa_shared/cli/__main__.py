@@ -49,7 +49,7 @@ LOOKS: dict[str, Any] = {
     "no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }  # fmt: skip
-main = typer.Typer(help=__doc__, **LOOKS)
+main = typer.Typer(help=__doc__.replace(r"\b", "\b"), **LOOKS)  # the lines after it are kept
 campaign = typer.Typer(help=Campaigns.__doc__, **LOOKS)
 main.add_typer(campaign, name="campaign")
 
@@ -92,7 +92,7 @@ def text(answer: Any) -> str:
     data = to_jsonable_python(answer)
     data = data.get("items", data) if isinstance(data, dict) else data
     if isinstance(data, dict):
-        return str(data.get("summary") or data.get("why") or "") or "\n".join(
+        return str(data.get("summary") or ("frame" in data and data["why"]) or "") or "\n".join(
             f"{name}\n{indent(text(value), '  ')}"
             if isinstance(value, dict | list)
             else f"{name:<16} {value}"

@@ -35,7 +35,7 @@ def answer(night: Night, html: Path | None, directory: Path | None) -> dict[str,
     if html:
         html.write_text(render("night.html", told), encoding="utf-8")
     amiss = sum(len(seen[how]) for how in ("missing", "differing", "extra") if seen)
-    return told | {"why": render("night.txt", told)} | ({"failed": amiss} if amiss else {})
+    return told | {"summary": render("night.txt", told)} | ({"failed": amiss} if amiss else {})
 
 
 def render(page: str, told: Mapping[str, Any]) -> str:
