@@ -176,6 +176,9 @@ async def test_who_may_sees_it_whole(site: Site, frame: Frame, token: str, relea
     assert seen["findings"][0]["message"] == SECRET
     assert seen["program"]["pi"] == SECRET
     assert "key" not in seen["products"][0]
+    url = seen["products"][0]["url"]
+    assert url == f"/v1/frames/{prepared.frame_id}/products/{KOAID}.fits?version=1"
+    assert (await site.get(url, token)).content == bytes(2880)
     header = await site.get(f"/v1/frames/{KOAID}/header", token)
     assert header.json() == [["OBJECT", SECRET, ""]]
     assert (await site.get(f"/v1/frames/{KOAID}/metadata", token)).json()["targname"] == SECRET

@@ -21,7 +21,11 @@ def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> b
 def view(row: dict[str, Any], caller: Caller) -> FrameView:
     """Return a frame as this caller may see it."""
     timeline = Timeline.model_validate(row["timeline"])
-    products = [{k: v for k, v in p.items() if k != "key"} for p in row["products"]]
+    at = f"/v1/frames/{row['frame_id']}/products/{{}}?version={row['version']}"
+    products = [
+        {k: v for k, v in p.items() if k != "key"} | {"url": at.format(p["name"])}
+        for p in row["products"]
+    ]
     more: dict[str, Any] = {"latency_seconds": timeline.latency_seconds, "timeline": timeline}
     more |= {"products": products, "metadata": row["core"] or {}}
     whole = FrameView.model_validate(row | more)

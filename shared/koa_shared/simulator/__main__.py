@@ -55,6 +55,9 @@ def run(  # noqa: PLR0913 (a command's options)
     burst_size: Annotated[int, typer.Option(envvar="KOA_SIM_BURST_SIZE", min=1)] = 10,
     size: Size = "real",
     seed: Annotated[int, typer.Option(envvar="KOA_SIM_SEED", min=0)] = 0,
+    reduce: Annotated[
+        float, typer.Option(envvar="KOA_SIM_REDUCE", min=0, max=1, help="chance of a quick look")
+    ] = 0.25,
     record: Annotated[
         Path | None, typer.Option(help="write broadcasts as KOA_CONTROL=replay:FILE")
     ] = None,
@@ -75,6 +78,7 @@ def run(  # noqa: PLR0913 (a command's options)
         size=parse_size(size),
         seed=seed,
         record=record,
+        reduce=reduce,
     )
     asyncio.run(observe(plan))
 
@@ -96,6 +100,7 @@ def shoot_command(  # noqa: PLR0913 (a command's options)
     grow: Annotated[float, typer.Option(min=0, help="broadcast, and write for seconds")] = 0,
     silent: Annotated[bool, typer.Option("--silent", help="no broadcast")] = False,
     repeat: Annotated[int, typer.Option(min=0, help="more broadcasts")] = 0,
+    reduce: Annotated[bool, typer.Option("--reduce", help="a quick look follows")] = False,
     fault: Annotated[str | None, typer.Option(help=", ".join(FAULTS))] = None,
     as_json: Annotated[bool, typer.Option("--json", help="whole entries")] = False,
     var: Var = Path("var/sim"),
@@ -111,6 +116,7 @@ def shoot_command(  # noqa: PLR0913 (a command's options)
         "grow": grow,
         "silent": silent,
         "repeat": repeat,
+        "reduce": reduce,
     }
     request = Shoot(instrument=instrument, source=source, n=n, interval=interval, order=order)
     try:

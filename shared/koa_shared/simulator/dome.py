@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,11 +18,13 @@ from .cards import Value
 from .faults import FAULTS
 from .frames import Exposure, Kind, Request, Template, build, path_of, templates
 from .ledger import Entry, Ledger, read_ledger, stamp
+from .quicklook import reduce
 
 __all__ = ["Clock", "Dome", "Order"]
 
 logger = structlog.get_logger("koa_simulator")
 
+T = TypeVar("T")
 Put = Callable[[str, str, str], None]
 
 HUNDREDTH = timedelta(milliseconds=10)
@@ -37,7 +40,7 @@ class Order(BaseModel):
     """One exposure to take, and what is odd about it; times in seconds.
 
     `late`: broadcast, then write.  `grow`: broadcast, then write slowly.  `silent`:
-    no broadcast.  `repeat`: so many more broadcasts.
+    no broadcast.  `repeat`: so many more broadcasts.  `reduce`: a quick look follows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +55,7 @@ class Order(BaseModel):
     grow: float = Field(default=0, ge=0)
     silent: bool = False
     repeat: int = Field(default=0, ge=0)
+    reduce: bool = False
 
 
 class Clock:
@@ -103,7 +107,7 @@ class Dome:
         self._locks = {name: asyncio.Lock() for name in self._sources}
         self._numbers = {name: itertools.count(1) for name in self._sources}
         self._clock = Clock()
-        self._tasks: set[asyncio.Task[Entry]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.left = self._remember(read_ledger(ledger))
         self._ledger = Ledger(ledger)
 
@@ -142,10 +146,13 @@ class Dome:
 
     async def expose(self, order: Order, put: Put) -> Entry:
         """Take one exposure; a caller that is cancelled does not interrupt it."""
-        task = asyncio.create_task(self._expose(order, put))
+        return await asyncio.shield(self._begin(self._expose(order, put)))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def close(self) -> None:
         """Wait for what is being exposed, five seconds at most."""
@@ -175,6 +182,8 @@ class Dome:
                 await asyncio.sleep(READ_SECONDS)
         entry = self._ledger.finish(exposure.path)
         logger.info("Exposure is taken", path=entry.path, size=entry.size)
+        if order.reduce and entry.koaid and templates()[instrument].quick_look:
+            self._begin(reduce(self.root, exposure))
         return entry
 
     def _build(self, order: Order, at: datetime) -> Exposure:

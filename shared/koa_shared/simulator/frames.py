@@ -77,6 +77,7 @@ class Template(Data):
     account: str
     disk: str
     default: str
+    quick_look: str = "{koaid}_drp.fits"  # its name below its directory; "" if there is none
     camera: dict[str, Camera]
     kind: dict[str, Kind]
     cards: dict[str, Value | list[Value]]

@@ -29,7 +29,8 @@ class Plan:
     `cadence` is the mean time between exposures of one camera in seconds, 0 for none
     but on demand; with the chance `burst`, `burst_size` come at once.  Frames above
     QUICK come slower in proportion, and in smaller bursts: long exposures fill large
-    detectors.  `size` is in bytes, None the real one.
+    detectors.  `size` is in bytes, None the real one.  `reduce` is the
+    chance that a quick look of what was seen on the sky is made and delivered.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Plan:
     size: int | None = None
     seed: int = 0
     record: Path | None = None
+    reduce: float = 0
 
     @property
     def ledger(self) -> Path:
@@ -109,7 +111,8 @@ async def _camera(plan: Plan, dome: Dome, keywords: Keywords, source: str, slow:
         burst = chance.random() < plan.burst
         for _ in range(max(1, int(plan.burst_size / slow)) if burst else 1):
             kind = chance.choices(list(kinds), weights)[0]
-            order = Order(source=source, kind=kind, size=plan.size)
+            is_reduced = kinds[kind].position == "sky" and chance.random() < plan.reduce
+            order = Order(source=source, kind=kind, size=plan.size, reduce=is_reduced)
             try:
                 await dome.expose(order, keywords.put)
             except OSError as error:
