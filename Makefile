@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
+EXAMPLE := examples/pipeline/.venv
 ARGS ?=
 # Of the images: what builds them, the base, the names koa-<service>.
 BUILD ?= podman build
@@ -33,7 +34,14 @@ run: $(STAMP) ## Run the whole system here; SIM= DEV= PORT_OFFSET= DB= S3= VAR=
 observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
-test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
+$(EXAMPLE)/.stamp: requirements/pipeline.lock $(STAMP)
+	$(PY) -m uv venv --quiet --clear $(EXAMPLE)
+	$(PY) -m uv pip install --quiet --python $(EXAMPLE) --no-deps --require-hashes \
+		-r requirements/pipeline.lock
+	echo $(CURDIR)/shared > $$(echo $(EXAMPLE)/lib/python*/site-packages)/koa.pth
+	@touch $@
+
+test: $(STAMP) $(EXAMPLE)/.stamp ## Run all tests but house and bench; ARGS="tests/monitor -k name"
 	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
@@ -67,7 +75,7 @@ images-test: $(STAMP) ## Build them on a small Debian and play the chart's pods 
 	unshare --net $(PY) -m pytest tests/images/test_play.py -s --timeout 600 $(ARGS)
 
 lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
-	for extra in monitor preparer ingestor build dev; do \
+	for extra in monitor preparer ingestor build pipeline dev; do \
 		$(PY) -m uv pip compile pyproject.toml --quiet --extra $$extra --generate-hashes \
 			--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 			--python-version 3.11 $(ARGS) --output-file requirements/$$extra.lock || exit 1; \
