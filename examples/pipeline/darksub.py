@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -57,10 +56,19 @@ def product_path(directory: Path, frame: FrameView) -> Path:
 
 def darks_of(koa: Koa, frame: FrameView) -> list[FrameView]:
     """Return the archived darks of the frame's night and exposure time, the nearest first."""
-    asked = {"instrument": INSTRUMENT, "night": frame.night, "level": 0, "status": "COMPLETE"}
-    found = [dark for dark in koa.frames(type="dark", **asked) if is_as_long(dark, frame)]
-    taken = frame.timeline.acquired
-    return sorted(found, key=lambda dark: abs(dark.timeline.acquired - taken))
+    night = archived(koa, night=frame.night, type="dark")
+    found = [dark for dark in night if is_as_long(dark, frame)]
+    return sorted(found, key=lambda dark: abs(taken(dark) - taken(frame)))
+
+
+def archived(koa: Koa, **filters: Any) -> Iterator[FrameView]:
+    """Yield our instrument's raw frames that are available, the newest first."""
+    return koa.frames(instrument=INSTRUMENT, level=0, status="COMPLETE", **filters)
+
+
+def taken(frame: FrameView) -> float:
+    """Return when the frame was written, in seconds."""
+    return frame.timeline.acquired.timestamp() if frame.timeline.acquired else 0.0
 
 
 def is_as_long(one: FrameView, other: FrameView) -> bool:
@@ -200,8 +208,7 @@ class Follower:
         last, since = self._where()
         for change in self._koa.stream(last, log.warning):
             if change.frame is None:  # `reset`: the archive has forgotten what came meanwhile
-                asked = {"instrument": INSTRUMENT, "level": 0, "type": "object"}
-                frames = self._koa.frames(status="COMPLETE", since=since - ROOM, **asked)
+                frames = archived(self._koa, type="object", since=since - ROOM)
             else:
                 frames = self._ready(change.frame)
             for frame in frames:
@@ -230,10 +237,8 @@ class Follower:
         if kind == "object":
             yield frame
         elif kind == "dark":
-            asked = {"instrument": INSTRUMENT, "night": frame.night, "type": "object"}
-            for other in self._koa.frames(level=0, status="COMPLETE", **asked):
-                if is_as_long(other, frame):
-                    yield other
+            night = archived(self._koa, night=frame.night, type="object")
+            yield from (other for other in night if is_as_long(other, frame))
 
     def _reduce(self, frame: FrameView) -> None:
         """Run the pipeline on one frame; while a part of the world is away, again and again."""
@@ -280,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -183,7 +183,7 @@ class Dome:
         entry = self._ledger.finish(exposure.path)
         logger.info("Exposure is taken", path=entry.path, size=entry.size)
         if order.reduce and entry.koaid and templates()[instrument].quick_look:
-            self._begin(reduce(self.root, exposure))
+            self._begin(reduce(self.root, exposure)).set_name("quick look")
         return entry
 
     def _build(self, order: Order, at: datetime) -> Exposure:
