@@ -36,7 +36,8 @@ class Delivery(Message):
             raise ValueError("say either `koaid` or `night`")
         if self.night and (self.files or self.manifest):
             raise ValueError("`files` and `manifest` are of one set: say its `koaid`")
-        if any(".." in name.split("/") or name[:1] == "/" for name in (*self.files, *self.manifest)):
+        names = (*self.files, *self.manifest)
+        if any(".." in name.split("/") or name[:1] == "/" for name in names):
             raise ValueError("names of files are relative to `directory`, and lie in it")
         return self
 
