@@ -34,7 +34,7 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check

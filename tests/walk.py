@@ -80,8 +80,8 @@ class Scene(ABC):
                  "message": "hushrefused"},
             ],
         }  # fmt: skip
-        source = {
-            "name": "nires_spec", "instrument": "NIRES", "connected": True,
+        source = {  # of a name that no monitor has: it would replace it
+            "name": "nires_hush", "instrument": "NIRES", "connected": True,
             "last_value": f"{FOLDER}/hushlast.fits",
         }  # fmt: skip
         gaps = {
@@ -104,6 +104,7 @@ class Scene(ABC):
             ("ingestor", "product"): [p["name"] for p in self.good["products"]],
             ("ingestor", "date"): [self.good["night"], "hushfile"],
             ("preparer", "fingerprint"): ["F-1"], ("ingestor", "fingerprint"): ["F-1"],
+            ("preparer", "number"): ["1"],
         }  # fmt: skip
         assert (service, name) in known, f"a new parameter: tell Scene.fills of {service} {name}"
         return known[service, name]
@@ -117,7 +118,7 @@ class Scene(ABC):
             "koaid": (self.good["koaid"], "x"), "since": ("2020-01-01T00:00:00Z",) * 2,
             "cursor": ("99999999999.0_z", "1.0_z"), "version": ("1", "7"), "verbose": ("", "1"),
             "source": ("nires_spec", "kpf"), "finding": ("KOAIMTYP_UDF", "NONE"),
-            "target": (path, "NIRES"),
+            "target": (path, "NIRES"), "state": ("done", "failed"), "after": ("0", "1"),
             # What is hidden: the pair must be told apart by nobody who is blind.
             "program": (self.program, "2020B_X999"), "type": (self.kind, "nokind"),
             "origin": ("manual", "canary"), "path": (path, path.replace("hush", "tush")),

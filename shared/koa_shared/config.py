@@ -1,6 +1,7 @@
 """Settings that every service has; environment variables with the prefix `KOA_`."""
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -64,6 +65,20 @@ class Settings(
     """Frozen settings from the environment; an error tells no value, it may be a secret."""
 
 
+def _here(port: int) -> str:
+    return f"http://127.0.0.1:{port + int(os.environ.get('PORT_OFFSET') or 0)}"
+
+
+class Peers(Settings):
+    """Where the services are for `koa`, and the token that it shows to them."""
+
+    monitor_url: PeerUrl = Field(default_factory=lambda: _here(8001))
+    preparer_url: PeerUrl = Field(default_factory=lambda: _here(8002))
+    ingestor_url: PeerUrl = Field(default_factory=lambda: _here(8003))
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+
 class ServiceConfig(Settings):
     """What all services read from the environment."""
 
@@ -108,7 +123,6 @@ class S3Config(Settings):
     """Where the buckets are; keys also as files; how many frames are moved at once."""
 
     workers: int = Field(3, ge=1, title="Frames worked on at once")
-
     s3_endpoint: PeerUrl = Field("http://127.0.0.1:8333", title="URL of the object store")
     s3_access_key: SecretStr = Field(SecretStr(""), title="Access key")
     s3_access_key_file: Path | None = Field(None, title="File with the access key")

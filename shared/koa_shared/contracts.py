@@ -12,14 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WrapValidator,
-)
+import pydantic
+from pydantic import AwareDatetime, BaseModel, Field, PlainSerializer, WrapValidator
 
 
 def utcnow() -> datetime:
@@ -47,9 +41,10 @@ def _told_number(value: Any) -> Any:
     return value
 
 
-NUMBER = BeforeValidator(_told_number)
+NUMBER = pydantic.BeforeValidator(_told_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
+NAME = r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$"  # of a product
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
 Time = Annotated[
     AwareDatetime, WrapValidator(_told_time), PlainSerializer(_rfc3339, when_used="json")
@@ -202,7 +197,7 @@ class RawFile(Message):
 class Product(RawFile):
     """One file of a prepared frame, as it lies in the staging bucket."""
 
-    name: str = Field(max_length=255, pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$")
+    name: str = Field(max_length=255, pattern=NAME)
     role: str = Field(max_length=32, examples=["fits", "preview", "metadata"])
     key: str = Field(min_length=1, max_length=1024)
 
@@ -219,6 +214,13 @@ class Program(Message):
     release_date: Time | None = None
 
 
+class Recipe(Message):
+    """What made a frame's products; `rules` is a digest of the instrument's file and rules."""
+
+    software: str = Field(max_length=64, examples=["koa-rti 0.1.0"])
+    rules: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
 class FilePrepared(FrameMessage):
     """Preparer to ingestor, `POST /v1/frames`: products lie in staging (design 4)."""
 
@@ -233,6 +235,12 @@ class FilePrepared(FrameMessage):
     program: Program
     findings: list[Finding] = []
     timeline: Timeline
+    recipe: Recipe | None = None
+
+    @property
+    def is_science(self) -> bool:
+        """Whether it is no calibration, as far as its header tells."""
+        return self.metadata.get("koaimtyp") in (None, "object", "undefined")
 
 
 class Accepted(Message):
@@ -281,6 +289,7 @@ class Inventory(Message):
 
     night: str
     instrument: str
+    at: Time | None = Field(default=None, description="when the disks were read")
     on_disk: Count
     announced: Count
     frame_gaps: list[str] = []
@@ -342,10 +351,30 @@ class FrameView(Message, extra="ignore"):
     latency_seconds: float | None = None
     products: list[dict[str, Any]] = []
     program: Program | None = None
+    recipe: Recipe | None = None
     metadata: dict[str, Any] = Field(default={}, description="core columns")
     attempt: int | None = None
     next_attempt_at: Time | None = None
     fingerprint: str | None = Field(default=None, description="of an ERROR: alike is equal")
+
+
+class Filters(BaseModel, extra="forbid"):
+    """Conditions on frames; those on hidden columns match only what you may see."""
+
+    instrument: str | None = Field(default=None, description="its name: NIRC2")
+    night: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="UT date")
+    status: Status | None = Field(default=None, description="where it is")
+    program: str | None = Field(default=None, description="semester and program: 2026B_U294")
+    level: int | None = Field(default=None, ge=0, le=2, description="0 is raw, 1 and 2 are reduced")
+    type: str | None = Field(default=None, description="KOA's image type: object, bias, arclamp")
+    origin: str | None = Field(default=None, description="how it came: live, recovered, manual")
+    path: str | None = Field(default=None, description="path as announced")
+    name: str | None = Field(default=None, description="file name")
+    koaid: str | None = Field(default=None, description="KOAID; all that hold a version of it")
+    finding: str | None = Field(default=None, description="code of a finding")
+    since: Time | None = Field(default=None, description="written since: 2026-11-23T06:00:00Z")
+    limit: int = Field(default=100, ge=1, le=1000, description="frames on a page")
+    cursor: str | None = Field(default=None, description="`next` of the page before")
 
 
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -119,10 +119,6 @@ def safe_json(value: Any) -> Any:
             return value
 
 
-def _with(function: Any, args: Any, kwargs: Any, session: Session) -> Any:
-    return function(session, *args, **kwargs)
-
-
 class SchemaTooOld(Exception):
     """The database's schema is not the one of this program."""
 
@@ -170,21 +166,24 @@ class Database:
     ) -> T:
         """Run `function(session, ...)` in a transaction; it is durable on return."""
         writer = self.engine.execution_options(koa_writes=True)
-        return await self._run(self._writes, writer, partial(_with, function, args, kwargs))
+        return await self._run(self._writes, writer, function, *args, **kwargs)
 
     async def read(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `function(session, ...)`, which only reads."""
-        return await self._run(self._reads, self.engine, partial(_with, function, args, kwargs))
+        return await self._run(self._reads, self.engine, function, *args, **kwargs)
 
-    async def _run(self, pool: ThreadPoolExecutor, engine: sa.Engine, call: partial[T]) -> T:
+    async def _run(
+        self, pool: ThreadPoolExecutor, engine: sa.Engine, function: Callable[..., T], /,
+        *args: Any, **kwargs: Any,
+    ) -> T:  # fmt: skip
         loop = asyncio.get_running_loop()
 
         def transaction() -> T:
             with Session(engine, expire_on_commit=False) as session:
-                result = call(session)
-                with faults.around("commit", call.args[0]):
+                result = function(session, *args, **kwargs)
+                with faults.around("commit", function):
                     session.commit()
                 # From here, as whoever waits for the result may be cancelled.
                 for told in session.info.get("after_commit", ()):
@@ -193,7 +192,7 @@ class Database:
                 return result
 
         try:
-            with self._timed(call.args[0].__name__):
+            with self._timed(function.__name__):
                 return await loop.run_in_executor(pool, transaction)
         except exc.DataError as error:
             raise Rejected(str(error.orig), code="bad_value") from error

@@ -14,10 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-FAULT_POINTS = (
-    "hear:before", "hear:after", "commit:before", "commit:after", "peer:before", "peer:after",
-    "s3:before", "s3:after", "disk:before", "disk:after",
-)  # fmt: skip
 PLAN = os.environ.get("KOA_FAULT", "") if os.environ.get("KOA_DEV") == "1" else ""
 _visits = Counter[str]()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from .products import Reduced
 
@@ -90,10 +90,8 @@ Name = Annotated[str, Field(pattern=r"^([A-Z0-9_-]{1,8}|[a-z][a-z0-9_]*)$")]
 Scalar = bool | int | float | str
 
 
-class Data(BaseModel):
+class Data(BaseModel, frozen=True, extra="forbid"):
     """A frozen table of a TOML file; a key nobody knows is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Heartbeat(Data):
@@ -171,14 +169,11 @@ class Prefix(Data):
 
 
 class Case(Data):
-    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template.
-
-    Of a copy `match` takes a part, a pattern's group.
-    """
+    """One value: `value`, that of keyword `copy`, what `expr` gives, or `text`, a template."""
 
     value: str | int | float | None = None
     copy_of: str | None = Field(default=None, alias="copy")
-    match: re.Pattern[str] | None = None
+    match: re.Pattern[str] | None = None  # of a copy: takes a part, a pattern's group
     expr: Expression | None = None
     text: Template | None = None
     when: When = {}

@@ -1,6 +1,6 @@
 """The metrics of design 11, one registry per process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +38,11 @@ class Metrics:
         self.took = self.histogram("koa_operation_seconds", text, labels, OPERATIONS)
         build = self.gauge("koa_build_info", "1 of the version that runs", "service version")
         build.labels(service, version("koa-rti")).set(1)
+
+    def found(self, instrument: str, findings: Iterable[Any]) -> None:
+        """Count a frame's findings."""
+        for finding in findings:
+            self.findings.labels(finding.code, instrument).inc()
 
     def counter(self, name: str, text: str, labels: str) -> Counter:
         """Add a counter; `labels` are words."""

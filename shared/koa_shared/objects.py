@@ -152,9 +152,8 @@ class ObjectStore:
     async def remove(self, bucket: str, keys: Iterable[str]) -> None:
         """Delete objects; those that are not there are no fault."""
         doomed = [DeleteObject(key) for key in keys]
-        if kept := await self._call(
-            "remove", lambda: list(self._client.remove_objects(bucket, doomed))
-        ):
+        remove = self._client.remove_objects
+        if kept := await self._call("remove", lambda: list(remove(bucket, doomed))):
             raise DependencyDown("s3", f"{kept[0].name} was not deleted: {kept[0].message}")
 
     async def names(self, bucket: str, prefix: str) -> dict[str, datetime]:

@@ -28,6 +28,7 @@ from .retry import Circuits
 from .web import build_app
 
 logger = structlog.get_logger("koa_shared")
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 CONNECTIONS = 500  # at once; a process may have 1,024 files open, S3 and the database too
 HEAD = 16 << 10  # bytes of a request's line and headers; what proxies let through
@@ -88,11 +89,11 @@ class Service:
     async def start(self) -> None:
         """Do what must be done before the lanes open."""
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[Loop]:
         """Return the loops beside the lanes; one that fails is started again."""
         return []
 
-    async def _insist(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _insist(self, loop: Loop) -> None:
         while True:
             try:
                 return await loop()
@@ -127,9 +128,8 @@ class Service:
             await self.start()
             await stack.enter_async_context(self.workshop.open())
             listen = partial(self.db.listen, self.heard)
-            loops = [*self.tasks(), self._watch_schema]
+            loops: list[Loop] = [*self.tasks(), self._watch_schema, listen]
             running = [asyncio.create_task(self._insist(loop)) for loop in loops]
-            running.append(asyncio.create_task(self._insist(listen)))
             yield
             for task in running:
                 task.cancel()

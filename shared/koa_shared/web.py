@@ -307,13 +307,10 @@ async def retry_group(fingerprint: str, ctx: Ctx, who: Operator, why: Why = "") 
 def build_app(service: str, config: ServiceConfig, lifespan: Any, router: APIRouter) -> FastAPI:
     """Return the application of one service, with everything they share."""
     app = FastAPIOffline(
-        title=f"koa-{service}",
-        version="1",
-        lifespan=lifespan,
-        redoc_url=None,
+        title=f"koa-{service}", version="1", lifespan=lifespan, redoc_url=None,
         exception_handlers=dict.fromkeys(ERRORS, answer_error),
         responses={"4XX": PROBLEM, "5XX": PROBLEM},
-    )
+    )  # fmt: skip
     app.state.config, app.state.tokens = config, Tokens(config.tokens_file, dev=config.dev)
     app.add_middleware(Gate, service=service)
     app.include_router(health)

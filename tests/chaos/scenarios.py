@@ -7,14 +7,14 @@ import json
 import os
 import random
 import signal
-import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from koa_shared.simulator.stack import SERVICES
 
 from .checker import Breach
-from .night import Night, Shot, now, wait
+from .night import Night, Shot, beside, now, wait
 
 # That a point is waited for, times the replicas; some are passed only now and then.
 UNREACHED_SECONDS = 7.0
@@ -56,14 +56,7 @@ def kill_at_every_point(night: Night, seconds: float = SWEEP_SECONDS) -> int:
                 night.restart(service, stack)
 
     with night.exposing(rate=2 * night.replicas):
-        threads = [
-            threading.Thread(target=sweep, args=(s, random.Random(f"{night.seed} {s}")))
-            for s in SERVICES
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        beside(*(partial(sweep, s, random.Random(f"{night.seed} {s}")) for s in SERVICES))
     night.fresh()
     done = len(set(killed) | set(missed))
     night.notes.append(f"killed at {len(set(killed))} of {len(passed)} points, tried {done}")

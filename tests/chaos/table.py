@@ -51,11 +51,13 @@ FAULTS = (
     Fault("S3 loses what it took", outages.lost_objects),
     Fault("database locked", outages.sqlite_locked, "sqlite"),
     Fault("database's disk full", outages.sqlite_full, "sqlite"),
+    Fault("database slow", outages.postgresql_slow, "postgresql"),
     Fault("database restarts", outages.postgresql_restarts, "postgresql"),
     Fault("ingestor away", outages.ingestor_away),
+    Fault("night without ingestor", outages.ingestor_away_for_a_night),
     Fault("clock steps", outages.clock_steps),
     Fault("disk sick", outages.sick_disk),
     Fault("ledgers from backups", outages.restored_ledgers, "sqlite"),
     Fault("catalogue from a backup", outages.restored_backup, "sqlite"),
 )
-SMOKE = ("quiet", "SIGKILL at some points", "broadcasts repeated", "files deleted", "S3 500")
+SMOKE = ("quiet", "SIGKILL at some points", "files deleted", "S3 500")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from koa_shared.faults import FAULT_POINTS
+from koa_shared.testing import FAULT_POINTS
 
 from .checker import DAWN, Breach, History, check, read_ledger
 from .harness import Result, suffer, visits
-from .night import Night, now
+from .night import Night, beside, now
 from .scenarios import broadcasts_of_nothing
 from .table import FAULTS, SMOKE
 
@@ -115,6 +115,18 @@ def test_every_fault_point_was_passed(results: tuple[list[Result], Night, Path])
     assert all(counts.values()), counts
 
 
+def test_a_thread_that_dies_fails_its_scenario(tmp_path: Path) -> None:
+    def die() -> None:
+        raise OSError(36, "File name too long")
+
+    with pytest.raises(OSError, match="too long"):
+        beside(lambda: None, die)
+    night = Night(tmp_path / "var", SEED)
+    night.ledger = tmp_path / "gone" / "ledger.jsonl"  # nothing can be noted there
+    with pytest.raises(FileNotFoundError), night.exposing():
+        pass
+
+
 # -- the judge --------------------------------------------------------------------
 
 
@@ -202,7 +214,7 @@ def test_visible_before_it_was_read_back(past: Past) -> None:
 def test_a_status_that_goes_backwards(past: Past) -> None:
     name = past.frame()
     back = "INSERT INTO stream (frame_id, status, at) VALUES (?, ?, ?)"
-    for status in ("PROCESSING", "COMPLETE"):
+    for status in ("PROCESSING", "COMPLETE") * 5:  # the night may have begun it anew, too
         past.sql("ingestor", back, name, status, now().replace("T", " ")[:23])
     assert past.codes() == {"backwards"}
 

@@ -13,8 +13,7 @@ import yaml
 from typer import testing as runner
 
 from koa_shared.cli.__main__ import main
-from koa_shared.cli.koa import Peers
-from koa_shared.config import PathMap, ServiceConfig
+from koa_shared.config import PathMap, Peers, ServiceConfig
 from koa_shared.instruments import load_instruments
 from koa_shared.jobs.workshop import STOP_SECONDS
 from koa_shared.web import Tokens, health

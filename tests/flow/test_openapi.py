@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import NonFatalError
@@ -119,6 +120,7 @@ def test_contract(open_app: Callable[[str, str], Any], service: str, engine: str
 
 
 HUGE = ("1" + "0" * 30, "9" * 5000, "-1" + "0" * 30)
+LONGEST = {"/v1/stream": 0.3}  # s; it does not end by itself
 ODD = ("%00", "%ED%A0%80", "%F0%9F%94%AD", "..%2F..%2Fx", "a%0d%0aX-Y: z")
 
 
@@ -139,7 +141,11 @@ def test_numbers_without_end_and_odd_letters(
                         where = path.replace(f"{{{parameter['name']}}}", value)
                     url = where.replace("{name}", "x").replace("{product}", "y")
                     url += more.get(parameter["in"], "")
-                    answer = http.get(url, headers=headers, timeout=0.3)
+                    try:
+                        answer = http.get(url, headers=headers, timeout=LONGEST.get(path, 30))
+                    except requests.ReadTimeout:  # before it began: this machine is busy
+                        assert path in LONGEST, url
+                        continue
                     assert answer.status_code < 500, (url, headers, answer.text)
                     assert not answer.headers.get("x-y")
                     sent += 1

@@ -4,7 +4,7 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-from koa_shared.faults import FAULT_POINTS
+from koa_shared.testing import FAULT_POINTS
 
 ROOT = Path(__file__).parents[2]
 # Where calls leave the process or commit, and how: each stands in a `with faults.around`.

@@ -135,7 +135,7 @@ def everything(frame_id: str) -> list[str]:
         *(f"/v1/frames/{name}{route}" for name in names for route in ROUTES),
         f"/v1/frames/{KOAID}?version=1", f"/v1/frames/{KOAID}/file?version=1",
         f"/v1/frames?path=/s/sdata1400/{SECRET}/{SECRET}.fits", f"/v1/frames?name={SECRET}.fits",
-        "/v1/parked", "/v1/audit", "/v1/sources", "/v1/scrub",
+        "/v1/parked", "/v1/audit", "/v1/overview", "/v1/scrub",
     ]  # fmt: skip
 
 
@@ -264,11 +264,26 @@ async def test_what_is_told_of_a_night(site: Site, frame: Frame) -> None:
     seen = {"night": "2025-12-08", "instrument": "KCWI", "on_disk": 3, "announced": 2}
     batch = EventBatch.model_validate({"inventory": seen | {"frame_gaps": ["/s/sdata1/k2-3"]}})
     await site.db.write(site.store.apply, batch)
-    public = (await site.get("/v1/nights/2025-12-08")).json()
-    assert public["instruments"] == {"KCWI": {"COMPLETE": 1}}
-    assert public["inventory"] == [seen]
-    whole = (await site.get("/v1/nights/2025-12-08", "run")).json()
-    assert whole["inventory"] == [seen | {"frame_gaps": ["/s/sdata1/k2-3"]}]
+    for token in ("", "other", "make"):
+        public = (await site.get("/v1/nights/2025-12-08", token)).json()
+        [row] = public["instruments"]
+        assert (row["instrument"], row["announced"], row["archived"]) == ("KCWI", 1, 1)
+        assert (row["gaps"], row["inventory"]["frame_gaps"]) == (1, [])
+        assert [kind["type"] for kind in row["types"]] == [None]
+        assert row["exposure_seconds"] is None
+        [kept] = (await site.get("/v1/nights/2025-12-08/manifest", token)).json()["items"]
+        assert (kept["koaid"], kept["size"], kept["sha256"]) == (KOAID, 2880, None)
+    for token in ("owner", "run"):
+        [row] = (await site.get("/v1/nights/2025-12-08", token)).json()["instruments"]
+        assert [kind["type"] for kind in row["types"]] == ["object"]
+        gaps = ["/s/sdata1/k2-3"] if token == "run" else []
+        assert row["inventory"]["frame_gaps"] == gaps
+        [kept] = (await site.get("/v1/nights/2025-12-08/manifest", token)).json()["items"]
+        assert kept["sha256"] == hashlib.sha256(bytes(2880)).hexdigest()
+    for wrong in ("yesterday", "0", "20251208", "2025-13-08", "-1", "2025-12-08T01:00:00Z"):
+        assert (await site.get(f"/v1/nights/{wrong}")).status_code == 422
+    for night in ("0001-01-01", "9999-12-31"):
+        assert (await site.get(f"/v1/nights/{night}", "run")).json()["verdict"] == "unproven"
 
 
 async def test_a_version_is_shown_to_whom_its_own_frame_is_open(site: Site, frame: Frame) -> None:

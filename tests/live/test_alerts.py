@@ -191,12 +191,16 @@ def functions() -> set[str]:
 def test_labels_hold_values_of_closed_sets_only(site: Site) -> None:
     instruments = load_instruments()
     lanes = {"resolve", "announce", "rescan", "prepare", "handover", "enrich", "ingest", "sweep"}
-    lanes |= {"scrub"}
+    lanes |= {"scrub", "campaign"}
     steps = {"announce", "known", "read", "upload", "handover", "promote"}
     upstreams = {"schedule", "proposal", "weather1", "weather2"}
     closed: dict[str, set[str]] = {
         "instrument": set(instruments),
         "source": {s.name for i in instruments.values() for s in i.sources},
+        "policy": {"staging", "quarantine", "versions"},
+        "state": {
+            "running", "paused", "parked", "waiting", "ordered", "done", "failed", "skipped",
+        },
         "root": {root for i in instruments.values() for root in i.roots},
         "service": set(SERVICES), "status": set(Status), "origin": set(Origin),
         "level": {"0", "1", "2"}, "kind": {"database", "job", "s3"}, "queue": lanes,

@@ -45,7 +45,7 @@ def test_a_canary_goes_the_whole_road_and_leaves_nothing(site: Site) -> None:
     assert site.frames() == []
     assert [f["frame_id"] for f in site.frames(origin="canary")] == [frame["frame_id"]]
     night = site.get("ingestor", f"/v1/nights/{frame['night']}").json()
-    assert night["instruments"] == {}
+    assert night["instruments"] == []
     metrics = site.get("ingestor", "/metrics").text
     assert 'koa_acquisition_to_availability_seconds_count{instrument="CANARY"' in metrics
     assert any(name.startswith("CANARY/") for name in objects(site))

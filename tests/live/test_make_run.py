@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,14 @@ def test_a_newcomer_sees_frames_become_available(tmp_path: Path) -> None:
         said = stop(process)
     assert process.returncode == 0
     assert said.strip().endswith("Stopped.")
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 8002 + OFFSET)):
+        process, lines, _ = start(tmp_path)
+    assert process.wait(20) == 1
+    why = "stop what runs there, or shift all ports with PORT_OFFSET"
+    assert lines == [f"port {8002 + OFFSET} of preparer is taken: {why}"]
 
 
 def test_with_tokens_nobody_writes_without_one(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_right_guess_is_answered_like_a_wrong_one(scene: LiveScene, role: str)
 
 @pytest.mark.parametrize("role", SIGHTED)
 def test_who_may_sees_it_all(scene: LiveScene, role: str) -> None:
-    scene.tell()  # the monitor's own report has replaced what was planted
+    scene.tell()
     check_that_all_is_seen(scene, role, told(stream(scene, role, 0)))
 
 

@@ -1,7 +1,10 @@
 """The monitor as a whole, without a control system and without peers."""
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +102,13 @@ async def test_no_inventory_is_lost_while_one_is_told(
         Inventory(night="2025-12-08", instrument="KCWI", on_disk=n, announced=n) for n in (1, 2)
     )
     told: list[Inventory] = []
-    monitor.worker.inventories["KCWI"] = first
+    monitor.worker.inventories["KCWI", NOON.date()] = first
 
     async def tell(batch: Any) -> None:
         if batch.inventory:
             told.append(batch.inventory)
         if batch.inventory is first:
-            monitor.worker.inventories["KCWI"] = second  # a rescan ends just then
+            monitor.worker.inventories["KCWI", NOON.date()] = second  # a rescan ends just then
         if second in told:
             raise DependencyDown("ingestor", "it could not be told")
 
@@ -116,8 +119,38 @@ async def test_no_inventory_is_lost_while_one_is_told(
         while len(told) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert told == [first, second]
-    assert monitor.worker.inventories == {"KCWI": second}
+    assert monitor.worker.inventories == {("KCWI", NOON.date()): second}
     reporting.cancel()
+
+
+async def test_an_inventory_is_of_whole_nights_and_counts_what_the_rescan_took_on(
+    monitor: Monitor, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    since = now - timedelta(days=1)
+    early = since.replace(hour=0, minute=0, second=0)  # of that night, before the look-back
+    times = {1: early, 2: since + timedelta(seconds=1), 5: since + timedelta(seconds=2)}
+    times[6] = now - timedelta(seconds=30)
+    expected = {since.date(): Counter[str](), now.date(): Counter[str]()}
+    (tmp_path / "sdata1400" / "kcwi1").mkdir(parents=True)
+    for number, at in times.items():
+        file = tmp_path / "sdata1400" / "kcwi1" / f"kb{number:06}.fits"
+        file.write_bytes(b"SIMPLE")
+        os.utime(file, (at.timestamp(), at.timestamp()))
+        expected[at.date()] += Counter(disk=1, known=int(at >= since))
+    await http.post("/v1/sources/kcwi_blue/rescan", json={"since": since.isoformat()})
+    seen = monitor.worker.inventories
+    async with asyncio.timeout(20):
+        while not all(("KCWI", night) in seen for night in expected):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for night, told in expected.items():
+        one = seen["KCWI", night]
+        assert (one.night, one.on_disk, one.announced) == (
+            night.isoformat(), told["disk"], told["known"],
+        )  # fmt: skip
+        assert one.at is not None
+        assert one.at >= now - timedelta(milliseconds=1)
+    assert "/s/sdata1400/kcwi1/kb000003-000004" in seen["KCWI", since.date()].frame_gaps
 
 
 async def test_disks_and_last_frames_are_measured(

@@ -1,6 +1,7 @@
 """The monitor's ledger on both engines: written once, announced once (design 4, 5)."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -133,8 +134,9 @@ async def test_of_accepts_at_once_one_counts(
 async def test_live_is_announced_before_what_was_found_later(
     db: Database, store: Store, new_file: MakeFile
 ) -> None:
+    now = time.time_ns()
     for n, origin in enumerate([Origin.RECOVERED, Origin.MANUAL, Origin.LIVE]):
-        await db.write(store.accept, new_file(f"{n}.fits", origin=origin), "")
+        await db.write(store.accept, new_file(f"{n}.fits", origin=origin, mtime_ns=now), "")
     order = []
     while job := await db.write(store.queue.claim, "announce"):
         order.append(job.payload["origin"])

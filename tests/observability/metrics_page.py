@@ -27,10 +27,12 @@ LABELS = {
     "origin": "`live`, `recovered`, `manual`, `reprocess`, `canary`",
     "outcome": "how an attempt ends: `done`, `not_yet`, `dependency`, `failed`, `parked`, "
     "`stopped`, `lease_lost`, `unsettled`",
+    "policy": "`staging`, `quarantine`, `versions`",
     "queue": "names of the lanes",
     "root": "data roots of the instrument files",
     "service": "`monitor`, `preparer`, `ingestor`",
     "source": "names of sources in the instrument files",
+    "state": "of campaigns and their frames, as `koa campaign show` tells it",
     "status": "the nine statuses",
     "step": "of attempts the queue; of frames on their way the step, as `koa status` shows it",
     "type": "`science`, `calibration`",

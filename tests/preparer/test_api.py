@@ -8,7 +8,7 @@ import pytest
 
 from koa_preparer.app import Preparer, create_app
 from koa_preparer.config import Config
-from koa_shared.contracts import FileWritten, Finding, Status
+from koa_shared.contracts import FileWritten, Finding, Severity, Status
 from koa_shared.db import Database
 
 OpenDatabase = Callable[..., Database]
@@ -132,7 +132,7 @@ async def test_resend_says_how_many(http: httpx.AsyncClient) -> None:
 async def test_a_group_is_shown_and_tried_again(
     site: Preparer, http: httpx.AsyncClient, new_file: MakeFile
 ) -> None:
-    crashed = FINDING.model_copy(update={"code": "RULE_CRASHED", "severity": "error"})
+    crashed = FINDING.model_copy(update={"code": "RULE_CRASHED", "severity": Severity.ERROR})
     for number in range(3):
         await announce(http, new_file(f"{number}.fits"))
         job = await site.db.write(site.queue.claim, "prepare")

@@ -59,6 +59,7 @@ async def test_a_mask_stays_secret(maker: Any, roles: list[str], progid: str, mo
         instrument="DEIMOS",
         path=prepared["path"],
         read_mtime_ns=0,
+        timeline={"notified": "2019-01-07T03:00:01.000Z"},
     )
     told: dict[str, Any] = {}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from koa_preparer.rules import identify
+from koa_preparer.rules import Note, Set, identify
 from koa_shared.errors import FrameFault
 
 KCWI = {
@@ -30,7 +30,11 @@ NIRES_PATH = "/s/sdata1500/nires9/2019jun15/s190615_0020.fits"
 
 
 def mended(identity: Any) -> dict[str, Any]:
-    return {s.keyword: s.value for s in identity.updates}
+    return {s.keyword: s.value for s in identity.effects if isinstance(s, Set)}
+
+
+def notes(identity: Any) -> list[Note]:
+    return [note for note in identity.effects if isinstance(note, Note)]
 
 
 def nires(maker: Any, **changes: Any) -> Any:
@@ -66,7 +70,7 @@ def test_sample_of_kcwi(maker: Any) -> None:  # facts 8.4
     identity = identify(maker.view("KCWI", KCWI, KCWI_PATH))
     assert identity.koaid == "KB.20190509.07554.57"
     assert identity.ut == datetime(2019, 5, 9, 2, 5, 54, 570000, UTC)
-    assert identity.notes == ()
+    assert notes(identity) == []
     sets = mended(identity)
     assert sets["OFNAME"] == "kb190509_00001.fits"
     assert sets["KOAID"] == "KB.20190509.07554.57.fits"
@@ -94,9 +98,9 @@ def test_bad_utc_is_the_file_s_time(maker: Any, utc: Any, *, noted: bool) -> Non
     if noted:
         assert identity.koaid == "NR.20190615.18367.00"  # 05:06:07, facts 2.3
         assert mended(identity)["UTC"] == "05:06:07.00"
-        assert [n.code for n in identity.notes] == ["SET_UTC_WARN"]
+        assert [n.code for n in notes(identity)] == ["SET_UTC_WARN"]
     else:
-        assert identity.notes == ()
+        assert notes(identity) == []
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_bad_utc_is_the_file_s_time(maker: Any, utc: Any, *, noted: bool) -> Non
 def test_date(maker: Any, date: Any, expected: str, *, noted: bool) -> None:
     identity = nires(maker, DATE_OBS=date)
     assert identity.koaid == f"NR.{expected}.12571.36"
-    assert [n.code for n in identity.notes] == ["SET_DATEOBS_WARN"] * noted
+    assert [n.code for n in notes(identity)] == ["SET_DATEOBS_WARN"] * noted
     assert mended(identity).get("DATE-OBS", date) == f"{identity.ut:%Y-%m-%d}"
 
 
@@ -125,7 +129,7 @@ def test_dead_keyword_server(maker: Any) -> None:
     """Both from one moment: they never lie on two sides of midnight."""
     identity = nires(maker, UTC="#### Error ###", DATE_OBS="#### Error ###")
     assert identity.koaid == "NR.20200304.18367.00"
-    assert {n.code for n in identity.notes} == {"SET_UTC_WARN", "SET_DATEOBS_WARN"}
+    assert {n.code for n in notes(identity)} == {"SET_UTC_WARN", "SET_DATEOBS_WARN"}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,7 @@ def test_refused(maker: Any, changes: Any, path: str | None, code: str) -> None:
 def test_invalid_unless_waived(maker: Any, changes: Any, path: str | None, code: str) -> None:
     header = {k: v for k, v in (KCWI | changes).items() if v is not None}
     identity = identify(maker.view("KCWI", header, path or KCWI_PATH))
-    invalid = [note.code for note in identity.notes if note.severity == "invalid"]
+    invalid = [note.code for note in notes(identity) if note.severity == "invalid"]
     assert invalid == [code]
     assert identity.koaid == identify(maker.view("KCWI", KCWI, KCWI_PATH)).koaid
 
@@ -249,7 +253,7 @@ def test_gz_in_the_path_is_left_out(maker: Any) -> None:  # facts 2.5
 def test_koaid_of_the_header(maker: Any, given: str, koaid: str, codes: list[str]) -> None:
     identity = identify(maker.view("KCWI", KCWI | {"KOAID": given}, KCWI_PATH))
     assert identity.koaid == koaid
-    assert [n.code for n in identity.notes] == codes
+    assert [n.code for n in notes(identity)] == codes
 
 
 @pytest.mark.parametrize(

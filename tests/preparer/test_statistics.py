@@ -116,7 +116,7 @@ def test_count_at_the_ends_of_whole_numbers(kind: str, zero: float) -> None:
     limits = np.iinfo(kind)
     raw = np.array([[limits.min, 0, 1, 100, limits.max]], kind)
     pixels = raw.astype(np.float64) + zero
-    for level in (-1e30, -1.0, 0.5, 1.0, 100.5, 1e30, *pixels[0][1:4]):
+    for level in map(float, (-1e30, -1, 0.5, 1, 100.5, 1e30, *pixels[0][1:4])):
         found = Statistics(raw, 1.0, zero).count_from(level)
         assert found == np.count_nonzero(pixels >= level)
 

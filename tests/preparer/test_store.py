@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -121,8 +123,9 @@ async def test_science_first_and_sizes_are_admitted(
     db: Database, store: Store, new_file: MakeFile
 ) -> None:
     order = [("recovered", 3), ("live", 1), ("reprocess", 4), ("manual", 2), ("canary", 5)]
-    for origin, n in order:
-        await announce(db, store, new_file(f"{n}.fits", origin=origin, size=n, mtime_ns=n))
+    for origin, n in order:  # all of this very moment
+        file = new_file(f"{n}.fits", origin=origin, size=n, mtime_ns=time.time_ns())
+        await announce(db, store, file)
     found = []
     while job := await db.write(store.queue.claim, "prepare"):
         found.append(job.size)
@@ -335,3 +338,25 @@ async def test_resend_tells_again_what_ended_here(
     row = await row_of(db, store, file)
     assert (row.status, len(row.findings)) == (Status.INVALID, 1)
     assert await queued(db) == []
+
+
+async def test_of_two_orders_at_once_one_is_refused(
+    db: Database, store: Store, new_file: MakeFile
+) -> None:
+    file = new_file()
+    job = await started(db, store, file)
+    await db.write(store.end, job, Status.INVALID, [BAD])
+    begun = threading.Event()
+
+    def release(session: Any) -> None:
+        store.again(session, file.frame_id, "release", {"waive": ["BAD"]}, ("sre", "why"))
+        session.flush()
+        begun.set()
+        time.sleep(0.5)
+
+    first = asyncio.create_task(db.write(release))
+    await asyncio.to_thread(begun.wait)
+    with pytest.raises(NotAnEnd):
+        await db.write(store.again, file.frame_id, "reprocess", {}, ("sre", "campaign 1"))
+    await first
+    assert (await row_of(db, store, file)).options == {"waive": {"BAD": "sre: why"}}

@@ -170,6 +170,20 @@ async def test_a_release_tells_what_was_waived_by_whom_and_why(site: Site) -> No
     assert again.options["waive"] == {"MISMATCHED_FILENAME": ": ".join(deed)}
 
 
+async def test_an_operator_says_whose_a_frame_is(site: Site) -> None:
+    """And what it was told is what the products say, whatever header and schedule do."""
+    path, data = frame()
+    name = await site.announce(path, data)
+    first = await site.until(name, "TRANSFERRED")
+    order = {"progid": "U777"}
+    await site.preparer.db.write(site.preparer.store.again, name, "reprocess", order, ("sre", ""))
+    second = await site.until(name, "TRANSFERRED", 2)
+    told = [FilePrepared.model_validate(row.prepared) for row in (first, second)]
+    assert told[0].program.progid != "U777"
+    assert told[1].program.progid == "U777"
+    assert "U777" in {card[1] for card in told[1].header if card[0] == "PROGID"}
+
+
 @pytest.mark.parametrize("hdus", [1, 2, 3, 4])
 async def test_a_hires_mosaic_cut_between_hdus_is_truncated(site: Site, hdus: int) -> None:
     path, data = frame("HIRES")

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 from koa_shared.cli.__main__ import main
@@ -299,68 +301,66 @@ def test_a_group_is_retried_at_both_services(desk: Desk) -> None:
     assert "nothing that is parked has the fingerprint" in result.stderr
 
 
-def selected(desk: Desk) -> list[FrameView]:
-    """Have a night with three ends, one of which has a second finding, and one on its way."""
-    odd, other = finding("ODD", "x", Severity.WARNING), finding("OTHER", "y", Severity.WARNING)
-    found = [frame(Status.COMPLETE, odd, frame_id=f"{n}{ID[1:]}") for n in (1, 2)]
-    found += [frame(Status.COMPLETE, odd, other, frame_id=f"3{ID[1:]}")]
-    found += [frame(Status.PROCESSING, odd, frame_id=f"4{ID[1:]}")]
-    for n in (1, 2, 3, 4):
-        desk.takes("preparer", "reprocess", f"{n}{ID[1:]}")
-    listed(desk, *found)
-    return found
+CAMPAIGN: dict[str, Any] = {
+    "campaign": 7,
+    "why": "a better rule",
+    "state": "running",
+    "frames": {},
+    "changes": {},
+    "each": [],
+}
 
 
-SELECT = ("reprocess", "--instrument", "NIRC2", "--night", "2026-11-23", "--where", "ODD")
+def test_a_campaign_is_ordered_of_the_preparer(desk: Desk) -> None:
+    desk.answers["POST /preparer/v1/campaigns"] = 202, CAMPAIGN
+    words = ("--instrument", "NIRC2", "--where", "ODD", "--where", "COMPLETE", "--where", "OTHER")
+    told = answer(desk.env, "campaign", "create", *words, "--rules", "outdated", "--why", "w")
+    assert told == CAMPAIGN
+    assert desk.asked[-1] == (
+        "POST /preparer/v1/campaigns",
+        {"instrument": "NIRC2", "status": "COMPLETE", "findings": ["ODD", "OTHER"],
+         "rules": "outdated", "per_minute": 30.0, "dry_run": False, "why": "w"},
+    )  # fmt: skip
 
 
-def test_a_dry_run_of_many_orders_nothing(desk: Desk) -> None:
-    found = selected(desk)
-    told = answer(desk.env, *SELECT, "--dry-run")
-    assert (told["selected"], told["reprocess"], told["on its way"]) == (4, 3, 1)
-    assert [row["frame_id"] for row in told["frames"]] == [shown.frame_id for shown in found]
-    assert {row["code"] for row in told["frames"]} == {"ODD", "ODD,OTHER"}
-    assert {where for where, _ in desk.asked} == {"GET /ingestor/v1/frames"}
-    assert desk.queries[-1] == {
-        "limit": "1000", "instrument": "NIRC2", "night": "2026-11-23", "finding": "ODD",
-    }  # fmt: skip
-    text = koa(desk.env, *SELECT, "--dry-run").stdout
-    assert "reprocess        3" in text
-    assert "on its way       1" in text
+def test_a_campaign_is_of_one_status(desk: Desk) -> None:
+    words = ("--where", "COMPLETE", "--where", "INVALID")
+    result = koa(desk.env, "campaign", "create", *words)
+    assert (result.exit_code, desk.asked) == (2, [])
 
 
-def test_many_are_prepared_again_one_by_one(desk: Desk) -> None:
-    found = selected(desk)
-    desk.refuses(f"POST /preparer/v1/frames/{found[1].frame_id}/reprocess", 409, "not_an_end")
-    told = answer(desk.env, *SELECT, "--why", "a better rule")
-    assert (told["selected"], told["ordered"], told["on its way"]) == (4, 2, 2)
-    assert [row["frame_id"] for row in told["frames"]] == [found[1].frame_id, found[3].frame_id]
-    orders = [body for where, body in desk.asked if where.startswith("POST")]
-    assert orders == [{"why": "a better rule"}] * 3
+def test_a_dry_run_waits_and_shows_each_frame(desk: Desk) -> None:
+    desk.answers["POST /preparer/v1/campaigns"] = 202, CAMPAIGN | {"dry_run": True}
+    row = {"frame_id": ID, "state": "done", "changes": {"SPATSCAL": [0.15, 0.2]}}
+    over = CAMPAIGN | {"state": "done", "frames": {"done": 1}, "each": [row]}
+    desk.answers["GET /preparer/v1/campaigns/7"] = 200, over | {"next": None}
+    told = answer(desk.env, "campaign", "create", "--night", "2026-11-23", "--dry-run")
+    assert told == over
+    text = koa(desk.env, "campaign", "show", "7", "--frames").stdout
+    assert "why              a better rule" in text
+    assert "{'SPATSCAL': [0.15, 0.2]}" in text
+    assert "state            done" in text
 
 
-def test_only_what_has_all_that_is_asked_for(desk: Desk) -> None:
-    selected(desk)
-    told = answer(desk.env, *SELECT, "--where", "OTHER", "--where", "COMPLETE", "--dry-run")
-    assert (told["selected"], told["reprocess"]) == (1, 1)
-    assert (desk.queries[-1]["status"], desk.queries[-1]["finding"]) == ("COMPLETE", "ODD")
+def test_campaigns_are_listed_and_switched(desk: Desk) -> None:
+    desk.answers["GET /preparer/v1/campaigns"] = 200, [CAMPAIGN]
+    assert answer(desk.env, "campaign", "list") == [CAMPAIGN]
+    for verb in ("pause", "resume", "cancel"):
+        desk.answers[f"POST /preparer/v1/campaigns/7/{verb}"] = 200, CAMPAIGN
+        answer(desk.env, "campaign", verb, "7", "--why", "w")
+        assert desk.asked[-1] == (f"POST /preparer/v1/campaigns/7/{verb}", {"why": "w"})
 
 
-def test_one_that_fails_is_told_by_the_exit_code(desk: Desk) -> None:
-    found = selected(desk)
-    del desk.answers[f"POST /preparer/v1/frames/{found[0].frame_id}/reprocess"]
-    result = koa(desk.env, *SELECT, "--json")
-    told = json.loads(result.stdout)
-    assert (result.exit_code, told["failed"], told["ordered"]) == (1, 1, 2)
-    assert "answered 404" in told["frames"][0]["decision"]
-
-
-def test_pages_are_followed_to_the_end(desk: Desk) -> None:
-    shown = frame(Status.COMPLETE).model_dump(mode="json")
-    pages = {"": ([shown], "c1"), "c1": ([shown | {"frame_id": OTHER}], None)}
-    desk.pages = {at: {"items": items, "next": after} for at, (items, after) in pages.items()}
-    told = answer(desk.env, "reprocess", "--night", "2026-11-23", "--dry-run")
-    assert [row["frame_id"] for row in told["frames"]] == [ID, OTHER]
+def test_retention_is_told_and_done(desk: Desk) -> None:
+    told: dict[str, Any] = {"policies": {}, "items": []}
+    desk.answers["GET /ingestor/v1/retention"] = 200, told
+    desk.answers["POST /ingestor/v1/retention"] = 202, told
+    assert answer(desk.env, "retention", "--dry-run") == told
+    assert {where for where, _ in desk.asked} == {"GET /ingestor/v1/retention"}
+    assert answer(desk.env, "retention", "--why", "w") == told
+    assert desk.asked[-1] == ("POST /ingestor/v1/retention", {"why": "w"})
+    desk.answers["GET /ingestor/v1/deletable"] = 200, {"items": [{"path": "/s/x"}], "next": None}
+    assert answer(desk.env, "deletable") == [{"path": "/s/x"}]
 
 
 def test_the_audits_of_all_three_are_one_list(desk: Desk) -> None:
@@ -396,6 +396,109 @@ def test_pause_is_of_a_source_or_in_capitals_of_an_instrument(
     desk.answers[f"POST /{path}/{name}/pause"] = 200, {"paused": True}
     assert answer(desk.env, "pause", name, "--why", "dome") == {"paused": True}
     assert desk.asked[-1][1] == {"why": "dome"}
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("owl", "monitor/v1/sources", "preparer/v1/instruments"),
+        ("OWL", "preparer/v1/instruments", "monitor/v1/sources"),
+    ],
+)
+def test_who_does_not_know_a_name_is_not_the_last_to_be_asked(
+    desk: Desk, name: str, first: str, other: str
+) -> None:
+    unknown = {"monitor": (404, "unknown_source"), "preparer": (422, "unknown_instrument")}
+    status, code = unknown[first.partition("/")[0]]
+    desk.refuses(f"POST /{first}/{name}/resume", status, code)
+    desk.answers[f"POST /{other}/{name}/resume"] = 200, {"paused": False}
+    assert answer(desk.env, "resume", name) == {"paused": False}
+    desk.refuses(f"POST /{other}/{name}/resume", *unknown[other.partition("/")[0]])
+    assert f"{code}: because {code}" in koa(desk.env, "resume", name).stderr
+    desk.refuses(f"POST /{first}/{name}/resume", 403, "forbidden")
+    desk.asked.clear()
+    assert "403 forbidden" in koa(desk.env, "resume", name).stderr
+    assert [where for where, _ in desk.asked] == [f"POST /{first}/{name}/resume"]
+
+
+def test_a_list_is_a_table_of_what_is_told(desk: Desk) -> None:
+    more = {"metadata": {"koaimtyp": "object", "object": "M31"}, "latency_seconds": 1.25}
+    rows = [
+        frame(Status.COMPLETE, koaid="N2.1", version=1, program={"semid": "2026B_U1"}, **more),
+        frame(Status.ERROR, finding("ODD", "x", Severity.WARNING), finding("BAD", "x")),
+        frame(Status.QUEUED, path=None),
+    ]
+    listed(desk, *rows)
+    words = ("list", "--instrument", "NIRC2", "--status", "ERROR", "--level", "0", "--limit", "9")
+    lines = [line.split() for line in koa(desk.env, *words).stdout.splitlines()]
+    head = ["instrument", "type", "object", "program", "status", "latency", "code"]
+    assert lines == [
+        ["acquired", "frame_id", "koaid", *head],
+        ["-", "-", "N2.1", "NIRC2", "object", "M31", "2026B_U1", "COMPLETE", "1.25", "-"],
+        ["-", "-", "n0001.fits", "NIRC2", "-", "-", "-", "ERROR", "-", "BAD"],
+        ["-", ID, "-", "NIRC2", "-", "-", "-", "QUEUED", "-", "-"],
+    ]
+    assert desk.queries[-1] == {
+        "instrument": "NIRC2", "status": "ERROR", "level": "0", "limit": "9",
+    }  # fmt: skip
+    assert [row["frame_id"] for row in answer(desk.env, "list")] == [ID] * 3
+    listed(desk)
+    assert (koa(desk.env, "list").stdout, answer(desk.env, "list")) == ("none\n", [])
+
+
+def test_a_list_of_many_is_one_document(desk: Desk) -> None:
+    shown = [frame(Status.COMPLETE, koaid=f"N2.{n}").model_dump(mode="json") for n in range(2500)]
+    cuts = {"": (0, "1"), "1": (1000, "2"), "2": (2000, None)}
+    desk.pages = {
+        at: {"items": shown[first : first + 1000], "next": more}
+        for at, (first, more) in cuts.items()
+    }
+    told = answer(desk.env, "list", "--limit", "0")
+    assert [row["koaid"] for row in told] == [f"N2.{n}" for n in range(2500)]
+    table = koa(desk.env, "list", "--limit", "0").stdout.splitlines()
+    assert [line.split()[1] for line in table if line[0] == "-"] == [row["koaid"] for row in told]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--night", "yesterday"), "night: String should match"),
+        (("--level", "7"), "level: Input should be less than or equal to 2"),
+        (("--since", "today"), "since: a time is told as 2025-12-08T12:00:00.000Z"),
+    ],
+)
+def test_a_wrong_filter_is_told(desk: Desk, words: tuple[str, ...], part: str) -> None:
+    result = koa(desk.env, "list", *words)
+    assert (result.exit_code, result.stdout, desk.asked) == (1, "", [])
+    assert result.stderr.startswith(f"koa: {part}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        ("koa re", "reprocess"),
+        ("koa get --pro", "--products"),
+        ("koa list --status CO", "COMPLETE"),
+    ],
+)
+def test_the_shell_completes(typed: str, part: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    result = CliRunner().invoke(
+        main, env={"_KOA_COMPLETE": "complete_bash"} | words, prog_name="koa"
+    )
+    assert part in result.stdout.split()
+
+
+def test_every_command_says_what_its_arguments_are() -> None:
+    group = typer.main.get_command(main)
+    assert isinstance(group, TyperGroup)
+    assert r"\b" not in str(group.help), "click's mark, in letters"
+    for name, command in group.commands.items():
+        if name != "instruments":  # the preparer's own
+            bare = [str(p.name) for p in command.params if not getattr(p, "help", None)]
+            assert bare == [], name
+        first = str(command.help).splitlines()[0]
+        assert len(first) <= 64, f"{name}: cut short in koa --help"
 
 
 def test_triggers_are_a_table_without_empty_columns(desk: Desk) -> None:
@@ -535,7 +638,8 @@ def test_a_service_that_is_away(words: tuple[str, ...], port: int, name: str) ->
         ("nonsense",), ("status",), ("release", ID, "--waive", "X"), ("release", ID, "--why", "x"),
         ("accept", ID, "--why", "x"), ("accept", ID, "--as", "other", "--why", "x"),
         ("reprocess", ID, "--fraction", "half"), ("reprocess",), ("retry",),
-        ("retry", ID, "--fingerprint", "F"), ("reprocess", ID, "--night", "2026-11-23"),
+        ("retry", ID, "--fingerprint", "F"), ("campaign", "show"), ("campaign", "pause", "x"),
+        ("get",), ("get", ID, "--night", "2026-11-23"), ("list", "--status", "DONE"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_exit_code_2(words: tuple[str, ...]) -> None:
@@ -638,7 +742,7 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     assert [name for name, paused in states.items() if paused] == ["nirc2"]
     table = [line.split()[:4] for line in koa(env, "sources").stdout.splitlines()]
     assert table[0] == ["name", "instrument", "connected", "paused"]
-    assert ["nirc2", "NIRC2", "False", "True"] in table
+    assert ["nirc2", "NIRC2", "no", "yes"] in table
     frame_id = submit(stack, env, write(stack, 3, AT - timedelta(hours=3)))
     until(env, frame_id, "QUEUED")
     said = koa(env, "why", frame_id).stdout
@@ -651,8 +755,9 @@ def test_a_frame_that_is_held_back(stack: Stack, env: dict[str, str]) -> None:
     deeds = [(row["service"], row["verb"], row["target"]) for row in answer(env, "audit")]
     assert deeds[:2] == [("preparer", "resume", "NIRC2"), ("monitor", "resume", "nirc2")]
     assert ("monitor", "submit", answer(env, "status", frame_id)["path"]) in deeds
-    told = answer(env, "reprocess", "--instrument", "NIRC2", "--where", "COMPLETE", "--dry-run")
-    assert frame_id in {row["frame_id"] for row in told["frames"]}
+    words = ("--instrument", "NIRC2", "--where", "COMPLETE", "--per-minute", "600", "--dry-run")
+    told = answer(env, "campaign", "create", *words)
+    assert {row["frame_id"]: row["changes"] for row in told["each"]}[frame_id] == {}
     unknown = koa(env, "pause", "kcwi_green")
     assert unknown.exit_code == 1
     assert "404 unknown_source: no source 'kcwi_green'" in unknown.stderr

@@ -91,7 +91,7 @@ async def test_what_a_function_returns_and_raises_comes_through(disks: Disks) ->
     assert disks.paused() == frozenset()
 
 
-async def until(ask: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(ask: Callable[[], object], seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
         while not ask():  # noqa: ASYNC110 (who answers knows of no event)
             await asyncio.sleep(0.005)
@@ -122,7 +122,7 @@ async def test_all_threads_of_a_mount_may_hang_and_no_other_mount_waits(
     assert all(isinstance(result, DependencyDown) for result in results)
     start = time.monotonic()
     assert await disks.run(NIRES, "NIRES", lambda: 7) == 7
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10, "the others hang for 30 s"
     assert disks.paused() == {"KCWI"}
     hang.set()
     await until(lambda: not disks.paused())
@@ -203,13 +203,13 @@ async def test_a_mount_that_hangs_keeps_one_call_waiting(
 
     async def call() -> float:
         with pytest.raises(DependencyDown):
-            await disks.run(KCWI, "KCWI", lambda: hang.wait(30), 3.0)
+            await disks.run(KCWI, "KCWI", lambda: hang.wait(30), 5.0)
         return time.monotonic() - begun
 
     waited = sorted(await asyncio.gather(*(call() for _ in range(THREADS + 2))))
     assert len(waited) == THREADS + 2
-    assert waited[-2] < 1.5, "all but one"
-    assert 3.0 <= waited[-1] < 4.5
+    assert waited[-2] < 4, "all but one"
+    assert 5 <= waited[-1] < 15
     assert disks.paused() == {"KCWI"}
 
 

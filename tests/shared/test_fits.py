@@ -267,11 +267,11 @@ def test_absurd_axes_counts_and_numbers_of_cards() -> None:
 )
 def test_hostile_cards_are_read_in_linear_time(value: str) -> None:
     raw = primary("LONG    = 'a&'", *[f"KEY     = {value}"] * (fits.MAX_CARDS - 5))
-    start = time.perf_counter()
+    start = time.thread_time()
     found = fits.read_structure(raw).hdus[0].header
     assert len(found.as_list()) == fits.MAX_CARDS - 1
     assert found.get("LONG") is not None
-    assert time.perf_counter() - start < 2  # s; 0.2 on an idle machine
+    assert time.thread_time() - start < 2  # s of computing; 0.2 on an idle machine
 
 
 def test_heaps_have_the_standard_size() -> None:

@@ -24,7 +24,7 @@ jobs = job_table(metadata)
 OpenDatabase = Callable[..., Database]
 Handler = Callable[[Job], Awaitable[None]]
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(60)
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -37,10 +37,10 @@ class Flaky(Database):
 
     away = False
 
-    async def _run(self, *args: Any) -> Any:
+    async def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.away:
             raise DependencyDown("database", "away")
-        return await super()._run(*args)
+        return await super()._run(*args, **kwargs)
 
 
 class Rig:
@@ -82,7 +82,7 @@ class Rig:
         return found or 0.0
 
 
-async def until(ask: Callable[[], Any], seconds: float = 8.0) -> None:
+async def until(ask: Callable[[], Any], seconds: float = 25.0) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(seconds):
         while not ask():  # noqa: ASYNC110 (who answers knows of no event)
@@ -111,7 +111,7 @@ async def test_what_is_put_is_worked_on_without_a_polling_delay(rig: Rig) -> Non
             put_at = time.monotonic()
             await rig.put(str(n))
             await until(lambda n=n: len(rig.done) > n)  # type: ignore[misc]
-    assert sorted(lags)[len(lags) // 2] < 0.2, lags  # a commit is in it
+    assert sorted(lags)[len(lags) // 2] < 0.6, lags  # a commit is in it
 
 
 async def test_what_waited_before_the_start_is_worked_on(rig: Rig) -> None:
@@ -199,6 +199,36 @@ async def test_an_outage_opens_the_circuit_and_one_probe_closes_it(rig: Rig) -> 
     assert rig.failures == []
     assert other.running == {}
     assert rig.sample("koa_circuit_open", dependency="s3") == 0
+
+
+async def test_who_closes_a_circuit_wakes_those_who_wait_for_it(rig: Rig) -> None:
+    """The outbox or another lane meets the peer first: the others sleep on no more."""
+    rig.lane(needs=("ingestor",))
+    circuit = rig.circuits["ingestor"]
+    circuit.failed("connection refused")
+    circuit._probe_at = time.monotonic() + 3600
+    async with rig.workshop.open():
+        await rig.put("a")
+        await asyncio.sleep(0.1)
+        assert rig.done == []
+        circuit.succeeded()
+        await until(lambda: rig.done == ["a"], 5)
+
+
+async def test_what_waited_for_long_keeps_no_slot_from_live_jobs(rig: Rig) -> None:
+    lane = rig.lane(slots=2, spare=1)
+    for n in range(3):
+        await rig.put(str(n), sort_at=time.time() - 3600 - n)
+    async with rig.workshop.open():
+        await until(lambda: sorted(rig.done) == ["0", "1", "2"])
+        await until(lambda: lane.is_idle)
+        await rig.put("3", sort_at=time.time() - 3600)  # which starts without a claim
+        await until(lambda: len(rig.done) == 4)
+        assert not lane.is_for_live()
+        assert lane.live_at < 0, "nothing of this was live"
+        await rig.put("new", sort_at=time.time())
+        await until(lambda: len(rig.done) == 5)
+        assert lane.live_at > 0
 
 
 async def test_an_outage_parks_nothing_however_long(rig: Rig) -> None:
@@ -602,7 +632,7 @@ async def test_a_new_job_without_room_is_given_back_and_waits_its_turn(rig: Rig)
         await until(lambda: lane.is_idle)
         await rig.put("first", size=60)
         await until(lambda: lane.running)
-        await rig.put("large", size=60, sort_at=1.0)
+        await rig.put("large", size=60, sort_at=time.time())
         await rig.put("small", size=10)
         await rig.put("paused", "NIRC2", size=1)
         await asyncio.sleep(0.6)

@@ -1,6 +1,7 @@
 """The outbox: what happened is told, in order, though the ingestor is away (design 4)."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -11,7 +12,7 @@ from sqlmodel import Session
 from koa_shared.contracts import Event, EventBatch, FileWritten
 from koa_shared.db import Database
 from koa_shared.errors import DependencyDown, Rejected
-from koa_shared.jobs.outbox import BATCH, Outbox, outbox_table
+from koa_shared.jobs.outbox import BATCH, GATHER, Outbox, outbox_table
 from koa_shared.metrics import Metrics
 from koa_shared.retry import Circuit
 
@@ -63,7 +64,7 @@ async def sending(db: Database, outbox: Outbox, ingestor: Ingestor) -> AsyncIter
         await task
 
 
-async def until(ask: Callable[[], object], seconds: float = 8.0) -> None:
+async def until(ask: Callable[[], object], seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
         while not ask():  # noqa: ASYNC110 (who answers knows of no event)
             await asyncio.sleep(0.002)
@@ -161,8 +162,10 @@ async def test_a_backlog_goes_in_batches_that_fit(
     db: Database, outbox: Outbox, ingestor: Ingestor, put: Put
 ) -> None:
     await db.write(put, *range(BATCH + 3))
+    begun = time.monotonic()
     async with sending(db, outbox, ingestor):
-        await until(lambda: len(ingestor.told) == BATCH + 3, 15)
+        await until(lambda: len(ingestor.told) == BATCH + 3)
+    assert time.monotonic() - begun >= GATHER, "between them there is room for others"
     assert [len(batch.events) for batch in ingestor.batches] == [BATCH, 3]
     assert ingestor.told == list(range(BATCH + 3))
 

@@ -1,8 +1,10 @@
 """The one durable queue, on both engines (design 5)."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from itertools import chain, pairwise
+from dataclasses import replace
+from itertools import chain, pairwise, product
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from sqlmodel import Session
 
 from koa_shared.db import Database
 from koa_shared.errors import LeaseLost
-from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
+from koa_shared.jobs.queue import LATER, Job, JobQueue, NewJob, job_table
 
 metadata = MetaData()
 jobs = job_table(metadata)
@@ -87,6 +89,24 @@ async def test_by_priority_then_newest_first(db: Database, queue: JobQueue) -> N
     assert await keys(db, queue) == ["new", "mid", "old", "cal", "backlog"]
 
 
+async def test_what_has_waited_for_long_is_backlog(db: Database, queue: JobQueue) -> None:
+    """A night of one peer's absence: what is live now waits for no instrument's backlog."""
+    now = time.time()
+    for grp, n in product(("ESI", "KPF"), range(3)):
+        job = NewJob("q", f"{grp}{n}", grp, sort_at=now - 3600 + n)
+        await db.write(queue.put, replace(job, priority=LATER if n else 0))
+    for n in range(3):
+        calibration = NewJob("q", f"live{n}", "KCWI", priority=1, sort_at=now - n)
+        await db.write(queue.put, calibration)
+    first = [await claim(db, queue, live=True) for _ in range(3)]
+    assert [job.key for job in first] == ["live0", "live1", "live2"]
+    assert [job.priority for job in first] == [1, 1, 1]
+    assert await db.write(queue.claim, "q", live=True) is None
+    rest = [await claim(db, queue) for _ in range(6)]
+    assert {job.priority for job in rest} == {LATER}
+    assert [job.key for job in rest if job.grp == "ESI"] == ["ESI2", "ESI1", "ESI0"]
+
+
 async def test_of_equals_the_first_put(db: Database, queue: JobQueue) -> None:
     for key in "abc":
         await db.write(queue.put, NewJob("q", key, "KCWI"))
@@ -125,7 +145,7 @@ async def test_priority_goes_before_fairness(db: Database, queue: JobQueue) -> N
 async def test_only_what_fits_is_given_out_and_nothing_overtakes_it(
     db: Database, queue: JobQueue
 ) -> None:
-    await db.write(queue.put, NewJob("q", "large", "KPF", size=100, sort_at=9))
+    await db.write(queue.put, NewJob("q", "large", "KPF", size=100, sort_at=time.time()))
     await db.write(queue.put, NewJob("q", "small", "KPF", size=10))
     assert await keys(db, queue, room=99) == []
     assert await keys(db, queue, room=100) == ["large", "small"]

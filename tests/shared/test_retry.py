@@ -61,6 +61,12 @@ def test_what_was_down_all_night_is_asked_every_ten_seconds(metrics: Metrics) ->
     assert circuit.failed("again") <= 0.2  # and starts anew
 
 
+def test_a_peer_that_returns_is_seen_within_two_seconds(metrics: Metrics) -> None:
+    """A probe of a peer is one post; one of the store reads a whole frame."""
+    circuit = Circuit("ingestor", metrics)
+    assert max(circuit.failed("down") for _ in range(60)) <= 2.0
+
+
 def test_an_empty_reason_opens_it_too(metrics: Metrics) -> None:
     circuit = Circuit("s3", metrics)
     circuit.failed("")

@@ -1,16 +1,18 @@
 """The ingestor's front door: messages of the services, the status API."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BeforeValidator
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, EventBatch, FilePrepared, FrameView, Page, Status, Time
+from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
 from koa_shared.errors import Conflict
+from koa_shared.reports import Kept, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
 from .catalog import is_open_to, view
@@ -24,10 +26,14 @@ FILE: dict[str, Any] = {
     "response_class": StreamingResponse,
     "responses": {200: BYTES, 206: BYTES | {"description": "The range that was asked for"}},
 }
-
-
+PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
+Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 Range = Annotated[str | None, Header(alias="range")]
+# A date as text: pydantic takes numbers for days since 1970, too.
+Date = Annotated[dt.date, BeforeValidator(lambda text: text if text.count("-") == 2 else None)]
+Cursor = Annotated[str, Query(description="`next` of the page before")]
 As = Annotated[Literal["version", "padded"], Body(alias="as")]
 
 
@@ -48,28 +54,13 @@ async def events(batch: EventBatch, ctx: Ctx, _: Producer) -> dict[str, int]:
     return {"applied": await ctx.db.write(ctx.store.apply, batch)}
 
 
-class Filters(BaseModel):
-    """Conditions on frames; those on hidden columns match only what you may see."""
-
-    instrument: str | None = None
-    night: Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")] = None
-    status: Status | None = None
-    program: str | None = None
-    level: Annotated[int | None, Query(ge=0, le=2)] = None
-    type: str | None = None
-    origin: str | None = None
-    path: str | None = None
-    name: str | None = None
-    koaid: str | None = None
-    finding: str | None = None
-    since: Time | None = None
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100
-    cursor: str | None = None
+class Asked(Filters, extra="ignore"):
+    """The query; what is no filter is ignored."""
 
 
 @router.get("/frames", summary="Frames, newest acquired first")
 async def list_frames(
-    ctx: Ctx, caller: AnyCaller, filters: Annotated[Filters, Query()]
+    ctx: Ctx, caller: AnyCaller, filters: Annotated[Asked, Query()]
 ) -> Page[FrameView]:
     """Return one page of frames, each as you may see it."""
     wanted = filters.model_dump(exclude={"cursor"})
@@ -85,7 +76,7 @@ async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
     if version is not None:
         if held is None:
             raise NotArchived(f"{name} has no version {version}")
-        values |= held.model_dump(include={"version", "products", "core"})
+        values |= held.model_dump(include={"version", "products", "core", "recipe"})
     return view(values, caller)
 
 
@@ -183,19 +174,55 @@ async def scrub(
     return {"scrub": await ctx.db.write(ctx.store.order_scrub, koaid, deed)}
 
 
-@router.get("/sources", summary="The last report about every keyword source")
-async def sources(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
-    """Return the sources of all monitors."""
-    return [row.state | {"at": row.at} for row in await ctx.db.read(ctx.store.sources)]
+@router.get("/retention", summary="What retention would delete now, and by which policy")
+async def retention(ctx: Ctx, _: Operator) -> dict[str, Any]:
+    """A dry run; with `due_seconds`: what goes by itself once its time has come."""
+    policies = ctx.worker.policies
+    items = await ctx.db.read(ctx.store.retention, policies)
+    return {"policies": policies._asdict(), "items": items}
 
 
-@router.get("/nights/{date}", summary="A night's counts")
-async def night(date: str, ctx: Ctx, caller: AnyCaller) -> dict[str, Any]:
-    """Return the night's frames by instrument and status, and its inventories."""
-    counts: dict[str, Any] = await ctx.db.read(ctx.store.night, date)
-    for seen in counts["inventory"] if not caller.sees_all else ():
-        del seen["frame_gaps"]  # these are paths
-    return counts
+@router.post("/retention", status_code=202, summary="Delete now what the policies say")
+async def retain(ctx: Ctx, caller: Operator, why: Why = "") -> dict[str, Any]:
+    """It is no longer served when this is answered; the audit says when its objects are gone."""
+    policies, deed = ctx.worker.policies, (caller.name, why)
+    items = await ctx.db.write(ctx.store.retain, policies, deed)
+    return {"policies": policies._asdict(), "items": items}
+
+
+@router.get("/deletable", summary="Raw files that the summit may delete, oldest first")
+async def deletable(
+    ctx: Ctx, _: Producer, instrument: str | None = None, limit: Limit = 1000,
+    cursor: str | None = None,
+) -> Page[dict[str, Any]]:  # fmt: skip
+    """A file may go if its path, size and SHA-256 are those told here: compare before."""
+    told, days = {"instrument": instrument, "limit": limit}, ctx.config.deletable_days
+    rows, more = await ctx.db.read(ctx.store.deletable, days, told, cursor)
+    return Page(items=rows, next=more)
+
+
+@router.get("/overview", summary="What there is to look at, and who you are")
+async def overview(ctx: Ctx, caller: AnyCaller, night: Night = None) -> dict[str, Any]:
+    """Return nights next to `night` (the latest), the canary, the sources, and the caller."""
+    seen: dict[str, Any] = await ctx.db.read(ctx.store.overview, night)
+    if not caller.sees_all:  # the rest is paths, and operators' words
+        seen["sources"] = [{k: s[k] for k in PUBLIC_SOURCE & s.keys()} for s in seen["sources"]]
+    shown = set(Caller.model_fields)  # a Token has the digest, too
+    return seen | {"caller": caller.model_dump(mode="json", include=shown)}
+
+
+@router.get("/nights/{date}", summary="The report of a night")
+async def night(date: Date, ctx: Ctx, caller: AnyCaller) -> NightReport:
+    """Return counts, sizes, latencies, gaps, findings and a verdict; `date` is a UT date."""
+    told: NightReport = await ctx.db.read(ctx.store.night, date.isoformat(), caller)
+    return told
+
+
+@router.get("/nights/{date}/manifest", summary="What the archive keeps of a night")
+async def manifest(date: Date, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "") -> Page[Kept]:
+    """Return each KOAID's FITS file by KOAID; the digests of what you may see."""
+    found, more = await ctx.db.read(ctx.store.manifest, date.isoformat(), caller, cursor)
+    return Page(items=found, next=more)
 
 
 @router.get(

@@ -1,14 +1,15 @@
 """Wires the ingestor together and starts it."""
 
-from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from fastapi import APIRouter
 
 from koa_shared import service
 from koa_shared.objects import ObjectStore
 
-from .api import router
+from . import api, web
 from .config import Config
 from .feed import Feed
 from .metrics import IngestorMetrics
@@ -16,6 +17,10 @@ from .store import Store
 from .store.reads import Reads
 from .store.schema import jobs
 from .worker import Worker
+
+router = APIRouter()
+router.include_router(api.router)
+router.include_router(web.router)
 
 
 class Ingestor(service.Service):
@@ -42,10 +47,10 @@ class Ingestor(service.Service):
         """Another replica has put a job, or published."""
         self.feed.published() if topic == "stream" else super().heard(topic)
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes."""
         bucket = partial(self.objects.insist_on, self.config.archive_bucket)
-        return [self.worker.trim, self.worker.measure, bucket]
+        return [self.worker.trim, self.worker.retain, self.worker.measure, bucket]
 
 
 create_app = partial(service.create, Ingestor, router)

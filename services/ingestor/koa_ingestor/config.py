@@ -13,3 +13,7 @@ class Config(ServiceConfig, S3Config):
     scrub_days: float = Field(30, gt=0, title="How often archived objects are read again")
     scrub_mbps: float = Field(20, gt=0, title="Bound of that in MB/s")
     stream_keep_days: float = Field(7, title="How long the stream can be resumed")
+    quarantine_days: float = Field(0, ge=0, title="How long quarantine keeps what is COMPLETE")
+    version_days: float = Field(0, ge=0, title="How long superseded versions are kept; 0 for ever")
+    versions_keep: int = Field(1, ge=0, title="Superseded versions that are kept all the same")
+    deletable_days: float = Field(30, ge=0, title="Age from which raw files may go at the summit")

@@ -9,10 +9,22 @@ class UnknownFrame(NotFound):
     code = "unknown_frame"
 
 
+class UnknownPage(NotFound):
+    """The night page has no such file."""
+
+    code = "unknown_page"
+
+
 class NotArchived(NotFound):
     """The frame is known, but it is not (yet) available, or has no such product."""
 
     code = "not_archived"
+
+
+class VersionDeleted(NotFound):
+    """Retention has deleted this version; a newer one holds the same raw bytes."""
+
+    code, status = "version_deleted", 410
 
 
 class Proprietary(Forbidden):

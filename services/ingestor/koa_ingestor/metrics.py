@@ -8,14 +8,11 @@ from koa_shared.metrics import Metrics
 
 # Name, from, to: where the time between the shutter and the archive goes.
 HOPS = (
-    ("detect", "acquired", "detected"),
-    ("queue", "detected", "process_start"),
-    ("prepare", "process_start", "process_end"),
-    ("transfer", "transfer_start", "transfer_end"),
-    ("handover", "transfer_end", "ingest_start"),
-    ("copy", "copy_start", "copy_end"),
+    ("detect", "acquired", "detected"), ("queue", "detected", "process_start"),
+    ("prepare", "process_start", "process_end"), ("transfer", "transfer_start", "transfer_end"),
+    ("handover", "transfer_end", "ingest_start"), ("copy", "copy_start", "copy_end"),
     ("publish", "copy_end", "available"),
-)
+)  # fmt: skip
 
 
 class IngestorMetrics(Metrics):
@@ -46,6 +43,7 @@ class IngestorMetrics(Metrics):
         )
         self.scrubbed = self.counter("koa_scrub_objects_total", "Archived objects read again", "")
         self.scrubbed_bytes = self.counter("koa_scrub_bytes_total", "Bytes of them", "")
+        self.deleted = self.counter("koa_deleted_objects_total", "Objects deleted", "policy")
         self.unscrubbed = self.gauge(
             "koa_scrub_oldest_seconds", "Since the version not read for longest was read", ""
         )

@@ -62,9 +62,4 @@ def archive_key(where: tuple[str, int, str, int], name: str) -> str:
 
 def priority(frame: FilePrepared) -> int:
     """Return a job's priority: live before backlog, science before calibrations."""
-    return BACKLOG[frame.origin] * 2 + (0 if is_science(frame) else 1)
-
-
-def is_science(frame: FilePrepared) -> bool:
-    """Tell whether a frame is no calibration, as far as its header tells."""
-    return frame.metadata.get("koaimtyp") in (None, "object", "undefined")
+    return BACKLOG[frame.origin] * 2 + (not frame.is_science)

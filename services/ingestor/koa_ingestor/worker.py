@@ -20,8 +20,9 @@ from koa_shared.objects import ObjectMissing, ObjectStore
 from .config import Config
 from .errors import VerificationFailed
 from .metrics import IngestorMetrics
-from .pipeline import Claimed, Verdict, archive_key, is_science
+from .pipeline import Claimed, Verdict, archive_key
 from .store import Store
+from .store.retention import Policies
 from .store.schema import Frame
 
 logger = structlog.get_logger("koa_ingestor")
@@ -73,11 +74,16 @@ class Worker:
 
     async def _promote(self, job: Job, prepared: FilePrepared, version: int) -> None:
         start, gate = utcnow(), asyncio.Semaphore(PARALLEL)
+        config, bucket = self.config, self.config.archive_bucket
+        where = (prepared.instrument, prepared.level, prepared.koaid, version)
 
         async def one(product: Product) -> None:
             async with gate:
                 self.workshop.insist(job)  # else it may be committed: nobody writes there again
-                await self._copy_and_check(prepared, product, version)
+                # The *archived* object is read back against its digest.
+                key = archive_key(where, product.name)
+                await self.objects.copy((config.staging_bucket, product.key), (bucket, key))
+                await self._check(key, product)
 
         async with asyncio.TaskGroup() as group:
             for product in sorted(prepared.products, key=lambda product: -product.size):
@@ -92,18 +98,11 @@ class Worker:
         frame = await self.db.write(commit)
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
-        kind = "science" if is_science(prepared) else "calibration"
+        kind = "science" if prepared.is_science else "calibration"
         self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
-
-    async def _copy_and_check(self, prepared: FilePrepared, product: Product, version: int) -> None:
-        """Copy one object and read the *archived* one back against its digest."""
-        where = (prepared.instrument, prepared.level, prepared.koaid, version)
-        key, bucket = archive_key(where, product.name), self.config.archive_bucket
-        await self.objects.copy((self.config.staging_bucket, product.key), (bucket, key))
-        await self._check(key, product)
 
     async def _check(self, key: str, product: Product) -> None:
         found = await self.objects.digest(self.config.archive_bucket, key)
@@ -113,8 +112,7 @@ class Worker:
 
     def _count(self, frame: Frame, findings: list[Finding]) -> None:
         self.metrics.frames.labels(frame.instrument, frame.status, frame.origin).inc()
-        for finding in findings:
-            self.metrics.findings.labels(finding.code, frame.instrument).inc()
+        self.metrics.found(frame.instrument, findings)
 
     async def _turn_away(
         self, job: Job, prepared: FilePrepared, verdict: Verdict, held: Claimed
@@ -146,14 +144,36 @@ class Worker:
         self.store.note(session, job, failure.finding("promote"), status, failure)
 
     async def sweep(self, job: Job) -> None:
-        """Empty a frame's staging; a canary leaves the archive, too."""
-        places = [(self.config.staging_bucket, job.payload["prefix"])]
-        if koaid := job.payload.get("koaid"):
+        """Delete what retention says: a frame's staging, quarantine, a superseded version."""
+        told, staging, archive = job.payload, self.config.staging_bucket, self.config.archive_bucket
+        bucket, upto = archive if told.get("policy") == "versions" else staging, told.get("upto")
+        found = await self.objects.names(bucket, told["prefix"])
+        keys = [key for key in found if upto is None or int(key.split("/")[1]) <= upto]
+        doomed = [(bucket, keys)]
+        if koaid := told.get("koaid"):  # a canary leaves the archive, too
             home = archive_key((job.grp, 0, koaid, 1), "").removesuffix("v1/")
-            places.append((self.config.archive_bucket, home))
-        for bucket, prefix in places:
-            await self.objects.remove(bucket, await self.objects.names(bucket, prefix))
-        await self.db.write(self.store.swept, job)
+            doomed.append((archive, list(await self.objects.names(archive, home))))
+        self.workshop.insist(job)
+        for where, names in doomed:
+            await self.objects.remove(where, names)
+        await self.db.write(self.store.swept, job, sum(len(names) for _, names in doomed))
+        self.metrics.deleted.labels(told.get("policy", "staging")).inc(len(keys))
+
+    @property
+    def policies(self) -> Policies:
+        """Return how long what is kept."""
+        config = self.config
+        return Policies(config.quarantine_days, config.version_days, config.versions_keep)
+
+    async def retain(self) -> None:
+        """Delete once an hour what the policies say."""
+        while True:
+            # It looks first: who writes holds up every frame.
+            found = await self.db.read(self.store.retention, self.policies)
+            if any("due_seconds" not in one for one in found):
+                deed = ("retention", "by its policy")
+                await self.db.write(self.store.retain, self.policies, deed)
+            await asyncio.sleep(3600)
 
     async def scrub(self, job: Job) -> None:
         """Read archived objects again: some of what is due, or a KOAID that is named."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from koa_shared import contracts as c
 from koa_shared import logs
@@ -18,10 +18,9 @@ from .pipeline import Stat, file_written, instrument_of, refusal
 router = APIRouter(prefix="/v1")
 
 
-class Rescan(BaseModel):
+class Rescan(BaseModel, extra="forbid"):
     """How far back, and the reason."""
 
-    model_config = ConfigDict(extra="forbid")
     since: c.Time | None = None
     resend: bool = Field(default=False, strict=True)
     why: str = ""
@@ -79,12 +78,9 @@ async def pause(
 
 @router.get("/triggers", summary="Every broadcast heard and what was decided")
 async def triggers(
-    ctx: Ctx,
-    _: Operator,
-    source: str | None = None,
-    path: str | None = None,
+    ctx: Ctx, _: Operator, source: str | None = None, path: str | None = None,
     cursor: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
-) -> c.Page[TriggerView]:
+) -> c.Page[TriggerView]:  # fmt: skip
     """Return broadcasts, newest first, 100 a page."""
     rows = await ctx.db.read(ctx.store.triggers, source, path, cursor)
     items = [TriggerView.model_validate(row, from_attributes=True) for row in rows]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import structlog
 
 from koa_shared import logs, service
-from koa_shared.client import Ingestor, Preparer
+from koa_shared.client import Client, Ingestor
 from koa_shared.config import PathMap
-from koa_shared.contracts import MAX_PATH, EventBatch, SourceState, utcnow
-from koa_shared.db import safe_json
+from koa_shared.contracts import EventBatch, SourceState, utcnow
 from koa_shared.disks import Disks
 from koa_shared.errors import DependencyDown
 from koa_shared.instruments import Instrument, Source, load_instruments
@@ -46,7 +45,7 @@ class Monitor(service.Service):
         self.instruments = load_instruments(config.instruments_dir)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.worker = Worker(
-            config, self.store, self.disks, Preparer("preparer", config.preparer_url, self.http),
+            config, self.store, self.disks, Client("preparer", config.preparer_url, self.http),
             self.metrics, self.workshop, self.instruments,
         )  # fmt: skip
         heard = chosen(self.instruments, config.sources)
@@ -57,7 +56,6 @@ class Monitor(service.Service):
     async def hear(self, heard: sources.Broadcast) -> None:
         """Write a broadcast down before anything else; look for what may have been missed."""
         row = Broadcast(**heard._asdict(), heard=utcnow())
-        row.value = safe_json(heard.value)[:MAX_PATH]
         if self._ledger_down:  # first, as it looks back from the newest frame it knows
             self._ledger_down = not await self._rescan(*self.sources.values())
         try:
@@ -129,7 +127,7 @@ class Monitor(service.Service):
         await self.db.write(self.store.start_sources, list(self.sources))
         await self._rescan(*self.sources.values())
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes: one for each source, and four more."""
         listen = [partial(keyword.run, self.hear) for keyword in self.keywords]
         circuit = self.circuits["ingestor"]

@@ -9,24 +9,15 @@ from sqlalchemy import UniqueConstraint, func, or_
 from sqlalchemy.orm import registry
 from sqlmodel import BigInteger, Field, Session, SQLModel, col, select, update
 
+from koa_shared import contracts as c
 from koa_shared.audit import Audit, Deed
-from koa_shared.contracts import (
-    Event,
-    FileWritten,
-    Finding,
-    Origin,
-    Service,
-    Status,
-    Timeline,
-    utcnow,
-)
 from koa_shared.db import insert_new, json_field, safe_json, time_field
 from koa_shared.jobs.outbox import Outbox, outbox_table
 from koa_shared.jobs.queue import Job, JobQueue, NewJob, job_table
 
 from .pipeline import Stat
 
-PRIORITY = {Origin.CANARY: 0, Origin.LIVE: 0, Origin.MANUAL: 1, Origin.RECOVERED: 2}
+PRIORITY = {c.Origin.CANARY: 0, c.Origin.LIVE: 0, c.Origin.MANUAL: 1, c.Origin.RECOVERED: 2}
 SETTLED = 10.0  # s; a file found by a rescan must be that old (design 5)
 LOOK_BACK = timedelta(hours=1)  # a rescan goes behind the newest entry (design 5)
 
@@ -94,7 +85,7 @@ class Store:
     def start_sources(self, session: Session, names: list[str]) -> None:
         """Note sources that are new."""
         for name in names:
-            insert_new(session, SourceRow, {"name": name, "first_start": utcnow()})
+            insert_new(session, SourceRow, {"name": name, "first_start": c.utcnow()})
 
     def note_source(self, session: Session, /, name: str, **values: Any) -> None:
         """Change what is remembered of a source."""
@@ -111,20 +102,17 @@ class Store:
 
     def hear(self, session: Session, heard: Broadcast, trace: str) -> None:
         """Write a broadcast down, once, before anything else."""
-        heard = Broadcast.model_validate(safe_json(heard.model_dump()))
-        values = heard.model_dump(exclude={"id"})
-        number = insert_new(session, Broadcast, values, col(Broadcast.id))
-        if number is None:
+        values = safe_json(heard.model_dump(exclude={"id"}))
+        values["value"] = values["value"][: c.MAX_PATH]
+        if (number := insert_new(session, Broadcast, values, col(Broadcast.id))) is None:
             return
-        self.note_source(session, heard.source, last_value=heard.value)
-        told = heard.model_dump(mode="json", exclude={"id"})
-        job = NewJob(
-            "resolve", str(number), heard.source, told, sort_at=-float(number), trace=trace
-        )  # fmt: skip
+        self.note_source(session, heard.source, last_value=values["value"])
+        told = Broadcast(**values).model_dump(mode="json", exclude={"id"})
+        job = NewJob("resolve", str(number), heard.source, told, sort_at=-number, trace=trace)
         self.queue.put(session, job)
 
     def submit(
-        self, session: Session, file: FileWritten, trace: str, deed: Deed
+        self, session: Session, file: c.FileWritten, trace: str, deed: Deed
     ) -> tuple[str, str]:
         """Take on a file that a person names."""
         decision, reason = self.accept(session, file, trace)
@@ -139,7 +127,7 @@ class Store:
         session.execute(mine.values(decided))
 
     def accept(
-        self, session: Session, file: FileWritten, trace: str, job: Job | None = None
+        self, session: Session, file: c.FileWritten, trace: str, job: Job | None = None
     ) -> tuple[str, str]:
         """Take a file on, once, and settle the `job` that found it; return what was decided."""
         values = file.model_dump(exclude={"level", "trigger"})
@@ -153,31 +141,26 @@ class Store:
         if job is not None:
             decided = {"frame_id": file.frame_id, "path": file.path}
             self.decide(session, job, decision=decision, reason=reason, **decided)
-        if job is not None and decision == "accepted":
-            # Once its files have settled, look through the file's own directory.
-            self.plan_rescan(
-                session,
-                file.instrument,
-                {"directory": str(PurePosixPath(file.path).parent)},
-                SETTLED + 1,
-            )
+            if decision == "accepted":
+                self._plan_look(session, file.instrument, str(PurePosixPath(file.path).parent))
         self.note_source(session, file.source, last_frame_at=file.detected)
         return decision, reason
 
-    def _announce(self, session: Session, file: FileWritten, trace: str) -> None:
+    def _announce(self, session: Session, file: c.FileWritten, trace: str) -> None:
         job = NewJob(
             "announce", file.frame_id, file.instrument, file.model_dump(mode="json"),
             PRIORITY[file.origin], file.mtime_ns / 1e9, trace=trace,
         )  # fmt: skip
         self.queue.put(session, job)
-        self._tell(session, file, 0, "announce")
+        self._tell(session, file, "announce")
 
-    def _tell(self, session: Session, file: FileWritten, seq: int, step: str, *f: Finding) -> None:
-        now, about = utcnow(), file.model_dump(include=set(Event.model_fields))
-        event = Event(
-            **about, generation=1, seq=seq, at=now, service=Service.MONITOR, step=step,
-            status=Status.QUEUED, findings=list(f),
-            timeline=Timeline(detected=file.detected, queued=now),
+    def _tell(self, session: Session, file: c.FileWritten, step: str, *found: c.Finding) -> None:
+        """Tell that a file is announced (seq 0) or what the preparer found about it (1)."""
+        now, about = c.utcnow(), file.model_dump(include=set(c.Event.model_fields))
+        event = c.Event(
+            **about, generation=1, seq=len(found), at=now, service=c.Service.MONITOR, step=step,
+            status=c.Status.QUEUED, findings=list(found),
+            timeline=c.Timeline(detected=file.detected, queued=now),
         )  # fmt: skip
         self.events.put(session, event)
 
@@ -188,14 +171,14 @@ class Store:
         session.execute(mine.values(known_as=known_as))
         if known_as != job.key:
             why = f"this very file was read as frame {known_as}"
-            found = Finding(code="DUPLICATE", severity="warning", step="known", message=why)
-            self._tell(session, FileWritten.model_validate(job.payload), 1, "known", found)
+            found = c.Finding(code="DUPLICATE", severity="warning", step="known", message=why)
+            self._tell(session, c.FileWritten.model_validate(job.payload), "known", found)
 
     def refused(self, session: Session, job: Job, why: str) -> None:
         """The preparer refused it for good: park it, and say so."""
         self.queue.again(session, job, None, why, "refused")
-        found = Finding(code="ANNOUNCE_REFUSED", severity="error", step="refused", message=why)
-        self._tell(session, FileWritten.model_validate(job.payload), 1, "refused", found)
+        found = c.Finding(code="ANNOUNCE_REFUSED", severity="error", step="refused", message=why)
+        self._tell(session, c.FileWritten.model_validate(job.payload), "refused", found)
 
     def known(self, session: Session, stats: list[Stat]) -> set[str]:
         """Return the frame_ids among `stats` that are in the ledger."""
@@ -213,7 +196,7 @@ class Store:
         if found := session.exec(newest).one():
             return datetime.fromtimestamp(found / 1e9, UTC) - LOOK_BACK
         first: datetime | None = session.scalar(select(func.min(SourceRow.first_start)))
-        return first or utcnow()
+        return first or c.utcnow()
 
     def resend(self, session: Session, instrument: str, since: datetime) -> int:
         """Announce again what the ledger has since then; the preparer sorts it out."""
@@ -221,7 +204,7 @@ class Store:
         rows = session.exec(mine).all()
         for row in rows:
             values = row.model_dump(exclude={"known_as"})
-            self._announce(session, FileWritten.model_validate(values), "")
+            self._announce(session, c.FileWritten.model_validate(values), "")
         return len(rows)
 
     def triggers(
@@ -248,6 +231,10 @@ class Store:
         if not self.queue.put(session, NewJob("rescan", key, instrument, payload, delay=delay)):
             self.queue.unpark(session, "rescan", key)
 
+    def _plan_look(self, session: Session, instrument: str, directory: str) -> None:
+        """Look through a file's own directory, once its files have settled."""
+        self.plan_rescan(session, instrument, {"directory": directory}, SETTLED + 1)
+
     def order_rescan(
         self, session: Session, source: str, instrument: str, order: dict[str, Any], deed: Deed
     ) -> None:
@@ -259,4 +246,4 @@ class Store:
         """A rescan is done; look later at the directories of files that still settle."""
         self.queue.finish(session, job)
         for directory in young:
-            self.plan_rescan(session, instrument, {"directory": directory}, SETTLED + 1)
+            self._plan_look(session, instrument, directory)

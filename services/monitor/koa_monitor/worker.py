@@ -7,7 +7,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -15,26 +15,18 @@ import structlog
 from sqlmodel import Session
 
 from koa_shared import logs
-from koa_shared.client import PeerRefused, Preparer
-from koa_shared.contracts import FileWritten, Inventory, Origin, Trigger, utcnow
+from koa_shared.client import Client, PeerRefused
+from koa_shared.contracts import Accepted, FileWritten, Inventory, Origin, Trigger, utcnow
 from koa_shared.disks import Disks, Pulse
 from koa_shared.errors import NotYet
 from koa_shared.instruments import Instrument
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import Lane, Workshop
 
+from . import pipeline
 from .config import Config
 from .metrics import MonitorMetrics
-from .pipeline import (
-    Ignored,
-    Stat,
-    announced_path,
-    canary_frame,
-    file_written,
-    frame_gaps,
-    is_wanted,
-    look_again,
-)
+from .pipeline import Ignored, Stat, file_written
 from .store import SETTLED, Broadcast, Store
 
 logger = structlog.get_logger("koa_monitor")
@@ -53,11 +45,11 @@ class Worker:
     config: Config
     store: Store
     disks: Disks
-    preparer: Preparer
+    preparer: Client
     metrics: MonitorMetrics
     workshop: Workshop
     instruments: dict[str, Instrument]
-    inventories: dict[str, Inventory] = field(default_factory=dict)
+    inventories: dict[tuple[str, date], Inventory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.db, every = self.workshop.db, self.instruments.values()
@@ -79,7 +71,7 @@ class Worker:
         source, instrument = self._sources[heard.source]
         path = None
         try:
-            path = announced_path(source, instrument, heard.value, heard.read or {})
+            path = pipeline.announced_path(source, instrument, heard.value, heard.read or {})
             stat = await self._look(heard, instrument, path)
         except Ignored as why:
             decided = {"decision": "ignored", "reason": str(why), "path": path}
@@ -88,8 +80,7 @@ class Worker:
             logger.info("Broadcast ignored", source=source.name, reason=str(why), path=path)
             return
         origin = Origin.RECOVERED if heard.initial else Origin.LIVE
-        names = {"service": heard.service, "keyword": heard.keyword}
-        trigger = Trigger(**names, value=heard.value, time=heard.time)
+        trigger = Trigger.model_validate(heard, from_attributes=True)
         where = (instrument.name, source.name)
         file = file_written(stat, where, heard.heard, origin, trigger)
         logs.bind("monitor", job.trace, frame_id=file.frame_id, instrument=instrument.name)
@@ -102,7 +93,7 @@ class Worker:
         try:
             found = await self.disks.run(path, instrument.name, Path(local).stat)
         except (OSError, ValueError) as error:
-            delay = look_again(heard.heard, utcnow(), self.config.missing_seconds)
+            delay = pipeline.look_again(heard.heard, utcnow(), self.config.missing_seconds)
             if delay is not None:
                 raise NotYet(f"the file is not there yet: {error}", delay) from error
             if heard.initial:
@@ -114,7 +105,7 @@ class Worker:
         """Tell the preparer; it answers once its own ledger has the file."""
         file = FileWritten.model_validate(job.payload)
         try:
-            answer = await self.preparer.announce(file)
+            answer = await self.preparer.call(Accepted, "POST", "/v1/files", body=file)
         except PeerRefused as refusal:
             logger.error("File was refused", path=file.path, why=str(refusal))
             await self.db.write(self.store.refused, job, f"{refusal.code}: {refusal}")
@@ -125,42 +116,47 @@ class Worker:
     async def rescan(self, job: Job) -> None:
         """Compare the disks with the ledger; what nobody announced is taken on."""
         instrument, order = self.instruments[job.grp], job.payload
-        since = await self.db.read(self.store.since, instrument.name)
+        since, now = await self.db.read(self.store.since, instrument.name), utcnow()
         if order.get("since"):
             since = datetime.fromisoformat(order["since"])
         if order.get("resend"):
             count = await self.db.write(self.store.resend, instrument.name, since)
             logger.info("Ledger sent again", instrument=instrument.name, count=count)
         directory = order.get("directory")
+        # An inventory is of whole nights, and of the last one until the next has lasted an hour.
+        nights = {since.date(), now.date()} if not directory else set()
+        midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        oldest = since if directory else midnight
         found: list[Stat] = []
         for root in [directory] if directory else instrument.roots:
             pulse, flat = Pulse(), bool(directory)
-            walk = partial(self._walk, instrument, root, since, pulse=pulse, flat=flat)
+            walk = partial(self._walk, instrument, root, oldest, pulse=pulse, flat=flat)
             found += await self.disks.run(root, instrument.name, walk, RESCAN_LIMIT, pulse)
             if not directory:
-                await self._measure(instrument, root)
+                with suppress(OSError):  # nothing was ever written there
+                    look = partial(shutil.disk_usage, self.disks.map.local(root))
+                    usage = await self.disks.run(root, instrument.name, look)
+                    self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
         known = await self.db.read(self.store.known, found)
         where = (instrument.name, f"rescan:{instrument.name}")
-        fresh = [stat for stat in found if stat.frame_id not in known]
-        now, young = datetime.now(UTC).timestamp(), set[str]()
+        fresh = [
+            stat for stat in found
+            if stat.frame_id not in known and stat.mtime_ns / 1e9 >= since.timestamp()
+        ]  # fmt: skip
+        young = set[str]()
         for stat in fresh:
-            if abs(now - stat.mtime_ns / 1e9) < SETTLED:
+            if abs(now.timestamp() - stat.mtime_ns / 1e9) < SETTLED:
                 young.add(str(PurePosixPath(stat.path).parent))
             else:
                 file = file_written(stat, where, utcnow(), Origin.RECOVERED)
                 await self.db.write(self.store.accept, file, logs.new_trace())
+                known.add(stat.frame_id)
                 logger.warning("File found that nobody announced", path=stat.path)
         await self.db.write(self.store.rescanned, job, instrument.name, young)
-        if not directory:
-            seen = inventory(instrument.name, found, known)
-            self.inventories[instrument.name] = seen
+        for night in sorted(nights):  # tonight's is the last
+            seen = inventory((instrument.name, night, now), found, known)
+            self.inventories[instrument.name, night] = seen
             self.metrics.gaps.labels(instrument.name).set(len(seen.frame_gaps))
-
-    async def _measure(self, instrument: Instrument, root: str) -> None:
-        look = partial(shutil.disk_usage, self.disks.map.local(root))
-        with suppress(OSError):  # nothing was ever written there
-            usage = await self.disks.run(root, instrument.name, look)
-            self.metrics.disk_free.labels(instrument.name, root).set(usage.free)
 
     async def canary(self) -> str:
         """Write a frame of our own and take it on as if it were announced; return its id."""
@@ -173,7 +169,7 @@ class Worker:
             for old in file.parent.glob("canary_*.fits"):
                 if old.stat().st_mtime < time.time() - CANARY_KEEP:
                     old.unlink(missing_ok=True)
-            file.write_bytes(canary_frame(file.name, now))
+            file.write_bytes(pipeline.canary_frame(file.name, now))
             seen = file.stat()
             return Stat(path, seen.st_size, seen.st_mtime_ns)
 
@@ -202,7 +198,7 @@ class Worker:
                     path.encode()
                 except (OSError, UnicodeEncodeError):
                     continue  # gone again, a dangling link, or a name nobody can write
-                if oldest <= seen.st_mtime and is_wanted(instrument, path):
+                if oldest <= seen.st_mtime and pipeline.is_wanted(instrument, path):
                     out.append(Stat(path, seen.st_size, seen.st_mtime_ns))
         return out
 
@@ -213,12 +209,12 @@ def unless_gone(error: OSError) -> None:
         raise error
 
 
-def inventory(instrument: str, found: list[Stat], known: set[str]) -> Inventory:
-    """Return what a rescan saw of tonight (UT date)."""
-    night = utcnow().date()
+def inventory(of: tuple[str, date, datetime], found: list[Stat], known: set[str]) -> Inventory:
+    """Return what a rescan saw; `of` is instrument, night (UT date) and when it began."""
+    instrument, night, at = of
     seen = [s for s in found if datetime.fromtimestamp(s.mtime_ns / 1e9, UTC).date() == night]
     return Inventory(
-        night=night.isoformat(), instrument=instrument, on_disk=len(seen),
+        night=night.isoformat(), instrument=instrument, at=at, on_disk=len(seen),
         announced=sum(s.frame_id in known for s in seen),
-        frame_gaps=frame_gaps(s.path for s in seen),
+        frame_gaps=pipeline.frame_gaps(s.path for s in seen),
     )  # fmt: skip

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Body, Path, Query, Response
+from pydantic import BaseModel, Field
 
 from koa_shared import logs
-from koa_shared.contracts import Accepted, FileWritten, FrameView, Time
+from koa_shared.contracts import NUMBER, Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
 from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
@@ -14,14 +14,35 @@ from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
 router = APIRouter(prefix="/v1")
 
 
-class Order(BaseModel):
+class Order(BaseModel, extra="forbid"):
     """An operator's reason, and what the new generation does otherwise than the last."""
 
-    model_config = ConfigDict(extra="forbid")
     why: str = ""
     waive: list[str] = Field(default=[], description="codes of findings that may stand")
     fraction: Fraction | None = Field(default=None, description="of the second in the KOAID")
     progid: str | None = Field(default=None, description="whose the frame is")
+
+
+After = Annotated[int, Query(ge=0, le=2**31 - 1, description="`next` of the page before")]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="of a campaign")]
+
+
+class CampaignOrder(BaseModel, extra="forbid"):
+    """Which frames are prepared anew, what is otherwise about them, and how fast."""
+
+    instrument: str | None = None
+    night: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    status: Literal["COMPLETE", "INVALID", "ERROR", "DUPLICATE"] | None = None
+    findings: list[str] = Field(default=[], description="codes; a frame has all of them")
+    rules: str | None = Field(
+        default=None, description="digest of what made them, or `outdated`: not those of today",
+        pattern=r"^([0-9a-f]{16}|outdated)$",
+    )  # fmt: skip
+    fraction: Fraction | None = None
+    progid: str | None = Field(default=None, description="whose the frames are")
+    per_minute: Annotated[float, NUMBER] = Field(default=30, gt=0, le=600, description="frames")
+    dry_run: bool = Field(default=False, strict=True, description="only tell what would change")
+    why: str = ""
 
 
 def _check_known(ctx: Any, instrument: str) -> None:
@@ -71,9 +92,8 @@ async def again(
 
 @router.post("/instruments/{name}/{verb}", summary="Hold an instrument's frames back, or go on")
 async def hold(
-    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator,
-    why: Why = "",
-) -> dict[str, Any]:  # fmt: skip
+    name: str, verb: Literal["pause", "resume"], ctx: Ctx, who: Operator, why: Why = ""
+) -> dict[str, Any]:
     """Held back, frames are still accepted and wait; then they go on, newest first."""
     _check_known(ctx, name)
     await ctx.db.write(ctx.store.hold, verb, name, (who.name, why))
@@ -87,3 +107,51 @@ async def resend(
     """For an ingestor whose catalogue was restored from a backup."""
     count = await ctx.db.write(ctx.store.resend, since, (who.name, why))
     return {"resent": count}
+
+
+@router.post("/campaigns", status_code=202, summary="Prepare many frames anew")
+async def create_campaign(order: CampaignOrder, ctx: Ctx, who: Operator) -> dict[str, Any]:
+    """Behind all other work, each frame a new version; `dry_run` tells what would change."""
+    wanted = order.model_dump(
+        include={"instrument", "night", "status", "findings", "rules"}, exclude_defaults=True
+    )
+    if not wanted:
+        raise Rejected("say which frames: instrument, night, status, findings or rules")
+    if order.instrument is not None:
+        _check_known(ctx, order.instrument)
+    values = order.model_dump(include={"per_minute", "dry_run"}) | {"wanted": wanted}
+    values["options"] = order.model_dump(include={"progid", "fraction"}, exclude_defaults=True)
+    row = await ctx.db.write(ctx.store.create, values, (who.name, order.why))
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, row.id)
+    return shown
+
+
+@router.get("/campaigns", summary="The last 100 campaigns, newest first")
+async def list_campaigns(ctx: Ctx, _: Operator) -> list[dict[str, Any]]:
+    """Return each without its frames."""
+    rows = await ctx.db.read(ctx.store.campaigns)
+    return [row.told() for row in rows]
+
+
+@router.get("/campaigns/{number}", summary="A campaign and what became of its frames")
+async def show_campaign(
+    number: Number, ctx: Ctx, _: Operator, state: str | None = None, after: After = 0,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """`frames` counts by state, `changes` the frames in which something differs.
+
+    `each` lists some of them, with [before, after] of keywords, catalogue, program, products.
+    """
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number, state, after, limit)
+    return shown
+
+
+@router.post("/campaigns/{number}/{verb}", summary="Hold a campaign, let it go on, or end it")
+async def switch_campaign(
+    number: Number, verb: Literal["pause", "resume", "cancel"], ctx: Ctx, who: Operator,
+    why: Why = "",
+) -> dict[str, Any]:  # fmt: skip
+    """What is on its way ends by itself; failures are counted anew after `resume`."""
+    await ctx.db.write(ctx.store.switch, number, verb, (who.name, why))
+    shown: dict[str, Any] = await ctx.db.read(ctx.store.show, number)
+    return shown

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -26,6 +25,7 @@ from .pipeline.instruments import open_instruments
 from .providers.gather import open_provider
 from .store import Store, jobs, outbox
 from .worker import Worker
+from .worker.campaigns import count_campaigns
 from .worker.reading import Reader
 
 
@@ -41,9 +41,8 @@ class Preparer(service.Service):
         super().__init__(config, jobs, PreparerMetrics())
         self.events = Outbox(outbox)
         self.store = Store(self.queue, self.events)
-        self.instruments, columns = open_instruments(
-            config.instruments_dir, config.keyword_tables_dir
-        )
+        tables = config.keyword_tables_dir
+        self.instruments, columns = open_instruments(config.instruments_dir, tables)
         self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.provider = open_provider(config, self.circuits)
@@ -53,6 +52,10 @@ class Preparer(service.Service):
             config, self.store, reader, self.ingestor, self.provider, self.metrics,
             self.workshop, columns,
         )  # fmt: skip
+
+    async def start(self) -> None:
+        """Tell how the campaigns stand."""
+        await count_campaigns(self.worker)
 
     async def _look_ahead(self) -> None:
         """Ask who observes tonight before the night's first frame does, and tell who may now."""
@@ -69,7 +72,7 @@ class Preparer(service.Service):
                     anyone |= is_on
             await asyncio.sleep(300)
 
-    def tasks(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[service.Loop]:
         """Return the loops beside the lanes."""
         circuit = self.circuits["ingestor"]
         send = partial(self.events.run, self.db, self.ingestor.tell, circuit)

@@ -17,3 +17,7 @@ class PreparerMetrics(Metrics):
         self.scheduled = self.gauge(
             "koa_instrument_scheduled", "1 while the schedule has the instrument", "instrument"
         )
+        self.campaigns = self.gauge("koa_campaigns", "Campaigns that are not over", "state")
+        self.campaign_frames = self.gauge(
+            "koa_campaign_frames", "Frames of campaigns that are not over", "state"
+        )

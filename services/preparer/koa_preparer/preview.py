@@ -60,13 +60,10 @@ def pictures(picture: Picture, shots: Sequence[Shot]) -> Iterator[tuple[str, Row
         case ():
             found = [[*shots[:1]]]
         case names:
-            found = [[s for name in row for s in shots if _named(s, name)] for row in names]
+            named = [(shot, shot.hdu.name.upper()) for shot in shots]
+            found = [[s for p in row for s, name in named if fnmatchcase(name, p)] for row in names]
     if rows := [[_tile(picture, shot) for shot in row] for row in found if row]:
         yield picture.name, rows
-
-
-def _named(shot: Shot, name: str) -> bool:
-    return fnmatchcase(shot.hdu.name.upper(), name)
 
 
 def _mosaic(shots: Iterable[Shot]) -> list[list[Shot]]:
@@ -115,18 +112,17 @@ def _paste(rows: Rows) -> Floats:
     width = max(sum(tile.plane.shape[1] for tile in row) for row in rows)
     height = sum(max(len(tile.plane) for tile in row) for row in rows)
     step = -(-max(width, height) // MAX_SIDE)
-    small = [[_shrink(tile, step) for tile in row] for row in rows]
-    width = max(sum(image.shape[1] for image in row) for row in small)
-    height = sum(max(map(len, row)) for row in small)
-    kind = np.result_type(*(image.dtype for row in small for image in row))
-    whole, y = np.full((height, width), np.nan, kind), 0
-    for row in small:
-        x = 0
-        for image in row:
-            whole[y : y + len(image), x : x + image.shape[1]] = image
-            x += image.shape[1]
-        y += max(map(len, row))
-    return whole
+    return _joined([_joined([_shrink(tile, step) for tile in row], 1) for row in rows], 0)
+
+
+def _joined(images: Sequence[Floats], axis: int) -> Floats:
+    """Return images side by side (axis 1) or one above the other (0); gaps are NaN."""
+    longest = max(image.shape[1 - axis] for image in images)
+    whole = list[Floats]()
+    for image in images:
+        gap, none = (0, longest - image.shape[1 - axis]), (0, 0)
+        whole.append(np.pad(image, (gap, none) if axis else (none, gap), constant_values=np.nan))
+    return np.concatenate(whole, axis)
 
 
 def _shrink(tile: Tile, step: int) -> Floats:

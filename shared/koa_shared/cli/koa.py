@@ -1,236 +1,267 @@
 """What `koa` can do: the public methods are its commands, their docstrings the help."""
 
-import asyncio
-import os
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import quote
 
-import httpx
-from pydantic import Field, RootModel
 from pydantic_core import to_jsonable_python
-from typer import Argument, BadParameter, Option
+from typer import BadParameter
 
-from ..client import Client, Ingestor, Monitor, PeerRefused, Preparer
-from ..config import PeerUrl, Settings
-from ..contracts import FrameView, Page, Status, Submission, Submitted, utcnow
+from .. import client
+from ..client import PeerRefused, Service
+from ..contracts import FrameView, Page, Status, Submitted, utcnow
 from ..errors import DependencyDown, KoaError, NotFound
 from ..ids import normal_path
-from .many import fits, groups, plan, selection, summary
+from ..reports import Kept, NightReport
+from . import words as w
+from .campaign import Campaigns
+from .get import Get
+from .many import groups
+from .night import Night, answer, read
 from .why import sentence, unknown
-
-Why = Annotated[str, Option(help="The reason, for the record.")]
-Text = Annotated[str | None, Option()]
-Codes = Annotated[list[str], Option(help="A finding's code; may be repeated.")]
-As = Annotated[Literal["version", "padded"], Option("--as")]
-Fraction = Annotated[Literal["production", "padded"] | None, Option()]
-Name = Annotated[str | None, Argument()]
-All = Annotated[bool, Option("--all", help="Each frame.")]
-Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
-
-
-def _here(port: int) -> str:
-    return f"http://127.0.0.1:{port + int(os.environ.get('PORT_OFFSET') or 0)}"
-
-
-def _one(name: str | None, *many: Any) -> str | None:
-    """Return the frame's name, None if options say which ones; it must be one or the other."""
-    if bool(name) == any(many):
-        raise BadParameter("name one frame, or say by options which ones")
-    return name
-
-
-class Peers(Settings):
-    """Where the services are, and the token that is shown to them."""
-
-    monitor_url: PeerUrl = Field(default_factory=lambda: _here(8001))
-    preparer_url: PeerUrl = Field(default_factory=lambda: _here(8002))
-    ingestor_url: PeerUrl = Field(default_factory=lambda: _here(8003))
-    token_file: Path | None = None
-    ca_file: Path | None = None
 
 
 class Koa:
-    """The clients of the three services; a frame is named by ID, KOAID, path or file name."""
+    """The verbs; a frame is named by frame_id, KOAID, path or file name."""
 
-    def __init__(self, peers: Peers, http: httpx.AsyncClient) -> None:
-        self._monitor = Monitor("monitor", peers.monitor_url, http)
-        self._preparer = Preparer("preparer", peers.preparer_url, http)
-        self.ingestor = Ingestor("ingestor", peers.ingestor_url, http)
+    def __init__(self, archive: client.Koa) -> None:
+        self._monitor, self._preparer = archive.monitor, archive.preparer
+        self.archive, self.ingestor = archive, archive.ingestor
+        self.campaigns = Campaigns(archive.preparer)
 
-    async def submit(
-        self, path: str, instrument: Text = None, source: Text = None, why: Why = ""
-    ) -> Submitted:
-        """Have a file archived that nobody announced; exit code 1 if it is ignored."""
-        order = Submission(path=path, instrument=instrument, source=source, why=why)
-        return await self._monitor.submit(order)
+    def submit(
+        self, path: w.Announced, instrument: w.Instrument = None, source: w.Source = None,
+        why: w.Why = "",
+    ) -> Submitted:  # fmt: skip
+        """Have a file archived that nobody announced.
 
-    async def status(self, name: str) -> FrameView:
-        """Show a frame, the newest of its name, with findings, timeline and products."""
+        Name its instrument or source if the path does not tell. Exit code 1 if it is ignored.
+        """
+        return self.archive.submit(path, instrument=instrument, source=source, why=why)
+
+    def status(self, name: w.Frame) -> FrameView:
+        """Show a frame with its findings, timeline and products."""
         if "/" not in name:
             for peer in (self.ingestor, self._preparer):  # which knows it even if that is away
                 with suppress(DependencyDown):
-                    return await peer.call(FrameView, "GET", f"/v1/frames/{quote(name)}")
+                    return peer.call(FrameView, "GET", f"/v1/frames/{quote(name)}")
         query = {"path": normal_path(name)} if "/" in name else {"name": name}
-        page = await self.ingestor.frames(limit=1, **query)
-        if not page.items:
-            raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
-        return page.items[0]
+        if frame := next(self.archive.frames(limit=1, **query), None):
+            return frame
+        raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
-    async def why(self, name: str) -> dict[str, Any]:
-        """Tell in one sentence where a frame is (or why a path has none) and what to do."""
+    def why(self, name: w.Frame) -> dict[str, Any]:
+        """Tell in one sentence where a frame is and what to do.
+
+        Of a path that has no frame it tells what the monitor heard of it.
+        """
         try:
-            frame = await self.status(name)
+            frame = self.status(name)
         except NotFound:
             if "/" not in name:
                 raise
             path = normal_path(name)
-            page, sources = await self.triggers(path=path), await self.sources()
+            page, sources = self.triggers(path=path), self.sources()
             return {"frame": None, "why": unknown(path, page["items"], sources)}
         peer = self._owner(frame)
-        holds = [] if frame.status.is_end else await self._holds(peer, frame.instrument)
+        holds = [] if frame.status.is_end else self._holds(peer, frame.instrument)
         return {"frame": frame, "why": sentence(frame, peer.name, holds, utcnow())}
 
-    async def triggers(self, source: Text = None, path: Text = None) -> Any:
-        """List the last 100 broadcasts and what was decided about each."""
-        return await self._monitor.json("GET", "/v1/triggers", source=source, path=path)
+    def list_(self, limit: w.Limit = 100, **filters: Any) -> Iterator[FrameView]:
+        """List frames, the newest first; options select."""
+        return self.archive.frames(limit or None, **filters)
 
-    async def sources(self) -> Any:
+    def get(
+        self, names: w.Frames = None, into: w.Into = Path(), products: w.Products = "*.fits",
+        parallel: w.Parallel = 4, **filters: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Download frames by name, or all that options select.
+
+        Repeat it to go on where it broke off: parts of files are gone on with, and what is
+        here already is checked by its SHA-256 and not fetched again. Nothing is overwritten:
+        another file of the same name is renamed to NAME.DIGEST.old, and told. Of a selection
+        what is not archived or not open to you is left out, and counted. Exit code 1 if
+        something that was asked for could not be had.
+        """
+        if bool(names) == any(value is not None for value in filters.values()):
+            raise BadParameter("name frames, or say by options which ones")
+        task, found = Get(self.archive, products, into, parallel), [*map(self.status, names or ())]
+        select = partial(self.archive.frames, **filters)
+        return task.run((lambda: found) if names else select, named=bool(names))
+
+    def triggers(self, source: w.Source = None, path: w.Heard = None) -> Any:
+        """List the last 100 broadcasts and what became of each."""
+        return self._monitor.json("GET", "/v1/triggers", source=source, path=path)
+
+    def sources(self) -> Any:
         """List the keyword sources and their state."""
-        return await self._monitor.json("GET", "/v1/sources")
+        return self._monitor.json("GET", "/v1/sources")
 
-    async def canary(self, seconds: float = 60.0) -> FrameView:
-        """Send a frame of our own through the system; exit code 1 if it takes longer."""
-        sent = await self._monitor.call(Submitted, "POST", "/v1/canary")
+    def canary(self, seconds: w.Seconds = 60.0) -> FrameView:
+        """Send a frame of our own through the whole system.
+
+        Exit code 1 if it is not available in time; why, is told.
+        """
+        sent = self._monitor.call(Submitted, "POST", "/v1/canary")
         until, frame = utcnow() + timedelta(seconds=seconds), None
         while utcnow() < until:
             with suppress(DependencyDown):  # it is not known yet: 404
-                frame = await self.ingestor.call(FrameView, "GET", f"/v1/frames/{sent.frame_id}")
+                frame = self.archive.frame(str(sent.frame_id))
             if frame and frame.status is Status.COMPLETE:
                 return frame
-            await asyncio.sleep(0.1)
-        told = await self.why(str(sent.frame_id))
+            time.sleep(0.1)
+        told = self.why(str(sent.frame_id))
         raise KoaError(f"not available within {seconds:g} s: {told['why']}", code="canary_late")
 
-    async def scrub(self, now: Text = None, why: Why = "") -> Any:
-        """Show how far the scrubber is; `--now KOAID` or `--now all` has archived objects read."""
-        if now is None:
-            return await self.ingestor.json("GET", "/v1/scrub")
-        order = {"koaid": None if now == "all" else now, "why": why}
-        return await self.ingestor.json("POST", "/v1/scrub", body=RootModel[dict[str, Any]](order))
+    def scrub(self, now: w.Now = None, why: w.Why = "") -> Any:
+        """Show how far archived objects were read again.
 
-    async def parked(self, all_: All = False) -> Any:
-        """List what waits for an operator: groups that failed alike, or (--all) the frames."""
-        found = await self._every(status=Status.ERROR)
-        page = await self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
+        All versions, those that are due (last read before `since`), and damaged objects.
+        """
+        if now is None:
+            return self.ingestor.json("GET", "/v1/scrub")
+        return self.ingestor.order("scrub", koaid=None if now == "all" else now, why=why)
+
+    def parked(self, all_: w.All = False) -> Any:
+        """List what waits for an operator, in groups that failed alike."""
+        found = list(self.archive.frames(status=Status.ERROR))
+        page = self.ingestor.call(Page[FrameView], "GET", "/v1/parked")
         found += [frame for frame in page.items if frame.status is not Status.ERROR]
         return found if all_ else groups(found)
 
-    async def retry(self, name: Name = None, fingerprint: Text = None, why: Why = "") -> Any:
-        """Try an ERROR or INVALID frame again where it ended, or all that failed alike."""
-        if one := _one(name, fingerprint):
-            return await self._order(one, "retry", why=why)
+    def retry(
+        self, name: w.FrameOrMany = None, fingerprint: w.Fingerprint = None, why: w.Why = ""
+    ) -> Any:
+        """Try an ERROR or INVALID frame again, or a group."""
+        if bool(name) == bool(fingerprint):
+            raise BadParameter("name one frame, or say by options which ones")
+        if name:
+            return self._order(name, "retry", why=why)
         where, tried = f"parked/{quote(fingerprint or '')}/retry", list[dict[str, Any]]()
         for peer in (self._preparer, self.ingestor):
-            tried.append({"service": peer.name} | await peer.order(where, why=why))
+            tried.append({"service": peer.name} | peer.order(where, why=why))
         if not any(row["retried"] for row in tried):
             raise NotFound(f"nothing that is parked has the fingerprint {fingerprint}")
         return tried
 
-    async def release(self, name: str, waive: Codes, why: Why) -> Any:
-        """Let a frame pass in spite of the findings that are waived."""
-        return await self._order(name, "release", waive=waive, why=why)
+    def release(self, name: w.Frame, waive: w.Codes, why: w.Why) -> Any:
+        """Let a frame pass in spite of findings that are waived."""
+        return self._order(name, "release", waive=waive, why=why)
 
-    async def reprocess(
-        self, name: Name = None, why: Why = "", progid: Text = None, fraction: Fraction = None,
-        instrument: Text = None, night: Text = None, where: Where = None, dry_run: bool = False,
-    ) -> Any:  # fmt: skip
-        """Make a frame's products anew, or those of all that are selected: a new version.
+    def reprocess(
+        self, name: w.Frame, why: w.Why = "", progid: w.Progid = None, fraction: w.Fraction = None
+    ) -> Any:
+        """Make a frame's products anew; for many, `koa campaign`.
 
-        Repeat it if it broke off; frames on their way are skipped.
+        They become a new version; the old ones stay.
         """
-        options = {"why": why, "progid": progid, "fraction": fraction}
-        if one := _one(name, instrument, night, where):
-            return await self._order(one, "reprocess", **options)
-        chosen = await self._every(**selection(instrument, night, where or ()))
-        rows = {frame.frame_id: plan(frame) for frame in chosen if fits(frame, where or ())}
-        for frame_id, row in rows.items() if not dry_run else ():
-            if row["decision"] == "reprocess":
-                row["decision"] = await self._reprocess(frame_id, **options)
-        return summary(list(rows.values()), dry_run=dry_run)
+        return self._order(name, "reprocess", why=why, progid=progid, fraction=fraction)
 
-    async def _reprocess(self, frame_id: str, **options: Any) -> str:
-        try:
-            await self._preparer.order(f"frames/{frame_id}/reprocess", **options)
-        except PeerRefused as refusal:
-            return "on its way" if refusal.code == "not_an_end" else f"refused, {refusal}"
-        except DependencyDown as down:
-            return f"failed, {down}"
-        return "ordered"
+    def night(
+        self, date: w.Date, html: w.Html = None, verify: w.Verify = None, saved: w.From = None
+    ) -> dict[str, Any]:
+        """Report a night; hold a directory against it.
 
-    async def _every(self, **filters: Any) -> list[FrameView]:
-        """Return all frames that match."""
-        page = await self.ingestor.frames(limit=1000, **filters)
-        found = page.items
-        while page.next:
-            page = await self.ingestor.frames(limit=1000, cursor=page.next, **filters)
-            found += page.items
-        return found
+        With --verify the exit code is 1 if a FITS file is amiss.
+        """
+        return answer(read(saved, date) if saved else self._night(date), html, verify)
 
-    async def audit(self, target: Text = None) -> Any:
-        """List what operators did, at all services, newest first."""
+    def _night(self, date: str) -> Night:
+        ask, where = self.ingestor.call, f"/v1/nights/{quote(date)}"
+        cursor: str | None = ""
+        told = Night(report=ask(NightReport, "GET", where), manifest=[])
+        while cursor is not None:
+            page = ask(Page[Kept], "GET", f"{where}/manifest", cursor=cursor)
+            told["manifest"], cursor = told["manifest"] + page.items, page.next
+        return told
+
+    def audit(self, target: w.Target = None) -> Any:
+        """List what operators did, at all services."""
         rows = list[dict[str, Any]]()
         for peer in (self._monitor, self._preparer, self.ingestor):
             try:
-                found = await peer.json("GET", "/v1/audit", target=target)
+                found = peer.json("GET", "/v1/audit", target=target)
             except DependencyDown as down:
                 found = [{"at": to_jsonable_python(utcnow()), "why": str(down)}]
             rows += [{"service": peer.name} | row for row in found]
         return sorted(rows, key=lambda row: row["at"], reverse=True)
 
-    async def accept(self, name: str, as_: As, why: Why) -> Any:
-        """Decide a KOAID conflict: the same exposure (version) or another one (padded)."""
-        frame_id = (await self.status(name)).frame_id
+    def accept(self, name: w.Frame, as_: w.As, why: w.Why) -> Any:
+        """Decide about a frame whose KOAID is taken.
+
+        `version`: it is the same exposure, rewritten; it becomes the next version.
+        `padded`: it is another one; its KOAID gets two digits of fraction, as in 32798.08.
+        """
+        frame_id = self.status(name).frame_id
         try:
-            return await self._order(frame_id, "accept", why=why, **{"as": as_})
+            return self._order(frame_id, "accept", why=why, **{"as": as_})
         except PeerRefused as refusal:
             if refusal.code != "needs_reprocess":
                 raise
-        return await self.reprocess(frame_id, why, fraction="padded")
+        return self.reprocess(frame_id, why, fraction="padded")
 
-    async def pause(self, name: str, why: Why = "") -> Any:
-        """Hold back a source of the monitor or (in capitals) an instrument of the preparer."""
-        return await self._switch(name, "pause", why)
+    def pause(self, name: w.Switch, why: w.Why = "") -> Any:
+        """Hold back a keyword source or an instrument.
 
-    async def resume(self, name: str, why: Why = "") -> Any:
-        """Let go on what was paused."""
-        return await self._switch(name, "resume", why)
+        Nothing is lost: broadcasts of a source wait at the monitor, frames of an instrument
+        at the preparer.
+        """
+        return self._switch(name, "pause", why)
 
-    async def _switch(self, name: str, verb: str, why: str) -> Any:
-        if name.isupper():
-            return await self._preparer.order(f"instruments/{quote(name)}/{verb}", why=why)
-        return await self._monitor.order(f"sources/{quote(name)}/{verb}", why=why)
+    def resume(self, name: w.Switch, why: w.Why = "") -> Any:
+        """Let a paused source or instrument go on."""
+        return self._switch(name, "resume", why)
 
-    async def _order(self, name: str, verb: str, **options: Any) -> Any:
-        frame = await self.status(name)
+    def retention(self, dry_run: w.Dry = False, why: w.Why = "") -> Any:
+        """Delete what the policies say, now; --dry-run only lists it."""
+        if dry_run:
+            return self.ingestor.json("GET", "/v1/retention")
+        return self.ingestor.order("retention", why=why)
+
+    def deletable(self, instrument: w.Instrument = None) -> Any:
+        """List the raw files that the summit may delete, oldest first."""
+        every, cursor = list[Any](), ""
+        while True:
+            more = {"instrument": instrument, "cursor": cursor or None}
+            page = self.ingestor.json("GET", "/v1/deletable", **more)
+            every, cursor = every + page["items"], page["next"]
+            if not cursor:
+                return every
+
+    def _switch(self, name: str, verb: str, why: str) -> Any:
+        """Ask who is likely to know the name, then the other; if neither does, tell the first's."""
+        peers = [(self._monitor, "sources"), (self._preparer, "instruments")]
+        told = list[DependencyDown | PeerRefused]()
+        for peer, kind in peers[:: -1 if name.isupper() else 1]:
+            try:
+                return peer.order(f"{kind}/{quote(name, safe='')}/{verb}", why=why)
+            except (DependencyDown, PeerRefused) as fault:
+                told.append(fault)
+                if getattr(fault, "code", "") not in ("unknown_source", "unknown_instrument"):
+                    break
+        raise told[0]
+
+    def _order(self, name: str, verb: str, **options: Any) -> Any:
+        frame = self.status(name)
         where = {"retry": self._owner(frame), "accept": self.ingestor}
         peer = where.get(verb, self._preparer)
-        return {"service": peer.name} | await peer.order(
-            f"frames/{frame.frame_id}/{verb}", **options
-        )
+        return {"service": peer.name} | peer.order(f"frames/{frame.frame_id}/{verb}", **options)
 
-    def _owner(self, frame: FrameView) -> Client:
+    def _owner(self, frame: FrameView) -> Service:
         """Return who has a frame: the ingestor once it was handed it, else the preparer."""
         begun = frame.timeline.ingest_start or frame.step in ("claim", "promote")
         handed = frame.status is Status.TRANSFERRED and frame.timeline.notified
         return self.ingestor if begun or handed else self._preparer
 
-    async def _holds(self, peer: Client, instrument: str) -> list[str]:
+    def _holds(self, peer: Service, instrument: str) -> list[str]:
         """Return what holds a waiting frame back: what is down, or a pause."""
         try:
-            state = await peer.json("GET", "/readyz", verbose="")
+            state = peer.json("GET", "/readyz", verbose="")
         except DependencyDown as down:  # an observer is not told
             return [] if getattr(down, "status", 0) in (401, 403) else [str(down)]
         found = [f"{k} is down ({v})" for k, v in state["circuits"].items() if v != "closed"]

@@ -16,7 +16,7 @@ from ..retry import Circuit
 
 logger = structlog.get_logger("koa_shared")
 GATHER = 0.25  # s
-BATCH = 500  # half of what one post may carry; about 1 MB
+BATCH = 100  # of a night's backlog: it takes its turns with what is live at the ingestor
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
@@ -49,6 +49,7 @@ class Outbox:
                     await self._send([payload for _, payload in rows], tell)
                     circuit.succeeded()
                     await db.write(self._drop, [number for number, _ in rows])
+                    await asyncio.sleep(GATHER)
                     continue
             except DependencyDown as error:
                 wait = circuit.failed(str(error))

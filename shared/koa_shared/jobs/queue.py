@@ -21,6 +21,7 @@ from ..errors import LeaseLost
 from .fingerprint import DIED
 
 LATER = 2  # the priority from which on nobody waits for a job: it is no live frame's
+LATE_SECONDS = 10.0  # after its file a job is backlog, whatever it was put as
 LEASE_SECONDS = 60.0  # a worker renews it every third of that
 Paused = Callable[[Session], frozenset[str]]  # the groups that are held back
 
@@ -103,6 +104,12 @@ class JobQueue:
         until = self._now(session) + self.lease
         return {"state": "leased", "owner": self.owner, "lease_until": until}
 
+    def _rank(self) -> Any:
+        """Return a job's priority as of now: what has waited for long is no longer live."""
+        t, old = self.table.c, time.time() - LATE_SECONDS
+        is_late = sa.and_(t.priority < LATER, t.sort_at > 0, t.sort_at < old)
+        return (t.priority + sa.case((is_late, LATER), else_=0)).label("priority")
+
     def recover(self, session: Session) -> None:
         """At start on SQLite: delays were on a clock that may have begun anew with the host."""
         if not is_postgresql(session):
@@ -125,7 +132,8 @@ class JobQueue:
         Once that is committed the job starts, if nothing else waits, or wakes its lane.
         """
         started = session.info.setdefault("started", set())  # one of each queue is enough
-        at_once = not job.delay and job.queue not in started and self.may_start(session, job)
+        late = 0 < job.sort_at < time.time() - LATE_SECONDS  # it waits as backlog does
+        at_once = not (job.delay or late or job.queue in started) and self.may_start(session, job)
         values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
         values["not_before"] = values["created_at"] + values.pop("delay")
         values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
@@ -157,19 +165,19 @@ class JobQueue:
         t = self.table.c
         can = sa.and_(t.state == "ready", t.not_before <= self._now(session))
         if live:
-            can = sa.and_(can, t.priority < LATER)
+            can = sa.and_(can, self._rank() < LATER)
         group = self._next_group(session, queue, paused(session), can)
         if group is None:
             return None
         pick = sa.select(t.id).where(t.queue == queue, t.grp == group, can).limit(1)
-        pick = pick.order_by(t.priority, t.sort_at.desc(), t.id).with_for_update(skip_locked=True)
+        pick = pick.order_by(self._rank(), t.sort_at.desc(), t.id).with_for_update(skip_locked=True)
         fits = [t.size <= (sys.maxsize if room is None else room)]
         fits += [] if alone else [~t.fingerprint.startswith(DIED)]
         row = session.execute(
             sa.update(self.table)
             .where(t.id == pick.scalar_subquery(), *fits)
             .values(self._lease(session) | {"token": t.token + 1})
-            .returning(*(t[name] for name in Job.__slots__))
+            .returning(*(t[n] if n != "priority" else self._rank() for n in Job.__slots__))
         ).first()
         if row is None:
             return None
@@ -182,7 +190,7 @@ class JobQueue:
         self, session: Session, queue: str, paused: frozenset[str], can: Any
     ) -> str | None:
         t = self.table.c
-        first = sa.func.min(sa.case((can, t.priority)))
+        first = sa.func.min(sa.case((can, self._rank())))
         running = sa.func.sum(sa.case((t.state == "leased", 1), else_=0))
         mine = sa.select(t.grp, first, running).where(t.queue == queue).group_by(t.grp)
         waiting = [
@@ -225,13 +233,10 @@ class JobQueue:
         self.nudge(session, job.queue)
 
     def alike(self, session: Session, job: Job, fingerprint: str) -> int:
-        """Count this job and the others that failed like it and did not get over it.
-
-        Of those whose worker died only the parked ones count: one death hits many.
-        """
+        """Count this job and the others that failed like it and did not get over it."""
         t = self.table.c
         others = sa.select(sa.func.count()).where(t.fingerprint == fingerprint, t.id != job.id)
-        if fingerprint.startswith(DIED):
+        if fingerprint.startswith(DIED):  # one death hits many: only the parked ones count
             others = others.where(t.state == "parked")
         return 1 + (session.scalar(others) or 0)
 

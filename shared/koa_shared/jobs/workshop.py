@@ -118,6 +118,7 @@ class Workshop:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
         self._alike = alike  # frames that fail alike park their group
         self._lanes: dict[str, Lane] = {}
+        circuits.closed.append(self._closed)
         self._held_until: dict[tuple[int, int], float] = {}
         self._returning: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -132,6 +133,10 @@ class Workshop:
         """Something may have changed for these queues."""
         for queue in self._lanes.keys() & queues:
             self._lanes[queue].woken.set()
+
+    def _closed(self, dependency: str) -> None:
+        needs = (lane for lane in self._lanes.values() if dependency in ("database", *lane.needs))
+        self.wake(*(lane.queue for lane in needs))
 
     def is_alive(self) -> bool:
         """Tell whether every loop turned within the last two minutes."""
@@ -234,9 +239,8 @@ class Workshop:
             await asyncio.wait(self._returning, timeout=5)
         # What it returns has been started, by its commit.
         alone, live, room = not self._running(), lane.is_for_live(), lane.room()
-        job = await self.db.write(
-            self.queue.claim, lane.queue, room, lane.paused, alone=alone, live=live
-        )
+        claim = self.queue.claim
+        job = await self.db.write(claim, lane.queue, room, lane.paused, alone=alone, live=live)
         self.circuits["database"].succeeded()
         if job is not None:
             return 0.0

@@ -7,15 +7,16 @@ PORT_OFFSET=n, DB=postgresql://... (a server; each service gets its own database
 S3=http://... (an S3 with KOA_S3_ACCESS_KEY and KOA_S3_SECRET_KEY set).
 """
 
-import asyncio
 import contextlib
 import hashlib
 import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -26,8 +27,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from ..client import Ingestor
-from ..errors import DependencyDown
+from ..client import Koa
+from ..config import Peers
 
 __all__ = ["Stack"]
 
@@ -217,6 +218,12 @@ class Stack:
 
     def up(self) -> None:
         """Start everything, in the order of dependence, and wait until it is ready."""
+        names = [*(() if self.s3 else ("s3",)), *SERVICES]
+        for name in names:  # else another installation would answer in its place
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port(name))) == 0:
+                    why = "stop what runs there, or shift all ports with PORT_OFFSET"
+                    raise RuntimeError(f"port {self.port(name)} of {name} is taken: {why}")
         self.prepare()
         if not self.s3:
             self.start("s3")
@@ -224,7 +231,7 @@ class Stack:
             self.start("sim")
         for service in reversed(SERVICES):
             self.start(service)
-        for name in [*(() if self.s3 else ("s3",)), *SERVICES]:
+        for name in names:
             self.wait_ready(name)
 
     def down(self) -> None:
@@ -262,23 +269,13 @@ def weed(var: Path, offset: int) -> list[str]:
     ]  # fmt: skip
 
 
-async def follow(stack: Stack) -> None:
+def follow(stack: Stack) -> None:
     """Print one line for each frame that reaches an end."""
-    headers = {}
-    if not stack.dev:
-        token = (stack.var / "tokens" / "operator").read_text().strip()
-        headers["Authorization"] = f"Bearer {token}"
-    last: str | None = None
-    async with httpx.AsyncClient(headers=headers, trust_env=False) as http:
-        ingestor = Ingestor("ingestor", stack.url("ingestor"), http)
-        while True:
-            try:
-                async for at, kind, data in ingestor.stream(last):
-                    last = at
-                    if kind in ("COMPLETE", "INVALID", "ERROR", "DUPLICATE"):
-                        print(line(json.loads(data)), flush=True)
-            except (httpx.HTTPError, DependencyDown):
-                await asyncio.sleep(1)
+    token = None if stack.dev else stack.var / "tokens" / "operator"
+    with Koa(Peers(ingestor_url=stack.url("ingestor"), token_file=token)) as koa:
+        for change in koa.stream():
+            if change.frame and change.frame.status.is_end:
+                print(line(change.frame.model_dump(mode="json")), flush=True)
 
 
 def line(frame: dict[str, Any]) -> str:
@@ -305,29 +302,33 @@ def main(beside: Callable[[Stack], AbstractContextManager[Any]] = nullcontext) -
         env={"KOA_CANARY_SECONDS": env.get("KOA_CANARY_SECONDS", "60")},
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
-        for service in SERVICES:
-            print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
-        print(f"{'s3':<9} {stack.url('s3')}")
-        print(f"{'logs':<9} {stack.var}/log/")
-        if not stack.dev:
-            print(f"{'tokens':<9} {stack.var}/tokens/ (operator, observer, producer)")
-        print("READY", flush=True)
-        asyncio.run(watch(stack))
+    try:
+        with contextlib.suppress(KeyboardInterrupt), stack.running(), beside(stack):
+            for service in SERVICES:
+                print(f"{service:<9} {stack.url(service)}  (API: {stack.url(service)}/docs)")
+            print(f"{'page':<9} {stack.url('ingestor')}/  (the night, live)")
+            print(f"{'s3':<9} {stack.url('s3')}")
+            print(f"{'logs':<9} {stack.var}/log/")
+            if not stack.dev:
+                print(f"{'tokens':<9} {stack.var}/tokens/ (operator, observer, producer)")
+            print("READY", flush=True)
+            watch(stack)
+    except RuntimeError as fault:
+        print(fault, file=sys.stderr)
+        return 1
     print("Stopped.")
     return 0
 
 
-async def watch(stack: Stack) -> None:
+def watch(stack: Stack) -> None:
     """Follow the frames; end when a process ends by itself."""
-    follower = asyncio.create_task(follow(stack))
-    while not follower.done():
+    threading.Thread(target=follow, args=(stack,), daemon=True).start()
+    while True:
         for name, process in stack.processes.items():
             if (code := process.poll()) is not None:
                 print(f"{name} ended with code {code}; see {stack.var}/log/{name}.log")
-                follower.cancel()
                 return
-        await asyncio.sleep(0.5)
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

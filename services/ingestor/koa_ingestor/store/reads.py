@@ -10,8 +10,9 @@ from koa_shared.contracts import Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
-from ..errors import UnknownFrame
-from .schema import EventSeen, Frame, FrameCode, NightSeen, SourceSeen, Stream, Version, audit
+from ..errors import UnknownFrame, VersionDeleted
+from .nights import Nights, of_frame
+from .schema import EventSeen, Frame, FrameCode, SourceSeen, Stream, Version, audit
 
 COLUMNS = {"program": "semid", "type": "koaimtyp"}  # all others have their filter's name
 # Conditions on others only match rows whose full view the caller has (design 10).
@@ -19,7 +20,7 @@ OPEN = {"instrument", "night", "status", "level", "koaid"}
 COMMON = {"koaimtyp", "origin"}  # others hide, too, but with a value that few frames have
 
 
-class Reads:
+class Reads(Nights):
     """Functions of a session that only read."""
 
     audit = audit
@@ -42,6 +43,8 @@ class Reads:
         wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
         kept = select(Version).where(col(Version.committed_at).is_not(None))
         held = session.exec(kept.filter_by(**wanted)).first()
+        if held and held.deleted_at:
+            raise VersionDeleted(f"version {held.version} was deleted; {frame.version} is current")
         return (session.get_one(Frame, held.frame_id) if held else frame), held
 
     def frames(
@@ -103,20 +106,22 @@ class Reads:
         mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
         return frame, list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
 
-    def sources(self, session: Session) -> list[SourceSeen]:
-        """Return the last report about every source."""
-        return list(session.exec(select(SourceSeen).order_by(SourceSeen.name)))
-
-    def night(self, session: Session, date: str) -> dict[str, Any]:
-        """Count a night's frames by instrument and status; and its inventories."""
-        by = (col(Frame.instrument), col(Frame.status))
-        counts: dict[str, dict[str, int]] = {}
-        found = select(*by, func.count()).where(Frame.night == date).group_by(*by)
-        found = found.where(col(Frame.origin) != Origin.CANARY)
-        for instrument, status, count in session.exec(found):
-            counts.setdefault(instrument, {})[status] = count
-        seen = session.exec(select(NightSeen).filter_by(night=date))
-        return {"night": date, "instruments": counts, "inventory": [row.state for row in seen]}
+    def overview(self, session: Session, night: str | None) -> dict[str, Any]:
+        """Return the nights around one that have frames, the last canary, and the sources."""
+        by = col(Frame.night)
+        real = select(Frame.night).where(by.is_not(None), Frame.origin != Origin.CANARY).limit(1)
+        latest = session.exec(real.order_by(by.desc())).first()
+        night = night or latest or utcnow().date().isoformat()
+        ours = select(Frame).where(Frame.origin == Origin.CANARY).limit(1)
+        canary = session.exec(ours.order_by(col(Frame.acquired).desc())).first()
+        told = canary and canary.model_dump(include={"status", "step", "acquired", "timeline"})
+        sources = session.exec(select(SourceSeen).order_by(SourceSeen.name))
+        return {
+            "night": night, "latest": latest, "canary": told,
+            "earlier": session.exec(real.where(by < night).order_by(by.desc())).first(),
+            "later": session.exec(real.where(by > night).order_by(by)).first(),
+            "sources": [row.state | {"at": row.at} for row in sources],
+        }  # fmt: skip
 
     def stream_after(self, session: Session, last: int) -> tuple[list[tuple[Stream, Frame]], int]:
         """Return up to 200 stream entries after an id, and the oldest id that is kept."""
@@ -128,11 +133,6 @@ class Reads:
     def stream_end(self, session: Session) -> int:
         """Return the newest id of the stream."""
         return session.exec(select(func.max(Stream.id))).one() or 0
-
-
-def of_frame(table: Any) -> Any:
-    """Return the condition that a row is about a frame in its last generation."""
-    return and_(table.frame_id == Frame.frame_id, table.generation == Frame.generation)
 
 
 def read_cursor(cursor: str) -> tuple[datetime, str]:

@@ -46,7 +46,7 @@ def merge(
 def new_version(prepared: FilePrepared, number: int) -> Version:
     """Return a claim on a version of a KOAID."""
     raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
-    mine = prepared.model_dump(include={"koaid", "frame_id", "generation"})
+    mine = prepared.model_dump(include={"koaid", "frame_id", "generation", "recipe"})
     return Version.model_validate(mine | raw | {"version": number})
 
 
@@ -61,6 +61,7 @@ def set_program(frame: Frame, program: Program) -> None:
 def describe(frame: Frame, prepared: FilePrepared) -> None:
     """Fill the catalogue's core columns."""
     frame.koaid, frame.core = prepared.koaid, prepared.metadata
+    frame.recipe = prepared.recipe.model_dump() if prepared.recipe else None
     frame.night = prepared.utdatetime.date().isoformat()
     set_program(frame, prepared.program)
     for column in ("koaimtyp", "object", "ra", "dec", "exposure"):

@@ -58,6 +58,7 @@ class Frame(Base, table=True):
     findings: list[Any] = json_field()
     products: list[Any] = json_field()
     program: dict[str, Any] | None = json_field()
+    recipe: dict[str, Any] | None = json_field()
     core: dict[str, Any] | None = json_field()
     semid: str | None = None
     koaimtyp: str | None = None
@@ -97,6 +98,8 @@ class Version(Base, table=True):
     committed_at: Time | None = time_field(default=None)
     # When its archived bytes were last read whole; after `committed_at`: by a scrub.
     scrubbed_at: Time | None = time_field(default=None, index=True)
+    deleted_at: Time | None = time_field(default=None)  # by retention; then `scrubbed_at` is None
+    recipe: dict[str, Any] | None = json_field()
     products: list[Any] = json_field()
     header: list[Any] | None = json_field()
     core: dict[str, Any] | None = json_field()

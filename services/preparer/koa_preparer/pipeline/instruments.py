@@ -1,10 +1,15 @@
 """Instruments as the preparer takes them, and what they decide about a frame."""
 
+import ast
+import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from koa_shared import fits
+from koa_shared.contracts import Recipe
 from koa_shared.errors import FrameFault
 from koa_shared.ids import Fraction
 from koa_shared.instruments import Instrument, InstrumentError, load_instruments
@@ -35,6 +40,25 @@ def open_instruments(
     return instruments, columns
 
 
+def recipes(
+    instruments: Mapping[str, Instrument], columns: Mapping[str, Columns]
+) -> dict[str, Recipe]:
+    """Return what makes the products of each instrument: its file, its columns, the code."""
+    home, found = Path(__file__).parents[1], dict[str, Recipe]()
+    files = [p for room in ("rules", "pipeline") for p in sorted((home / room).glob("*.py"))]
+    code = "".join(map(_meaning, (*files, home / "preview.py"))).encode()
+    for name, instrument in instruments.items():
+        told = f"{instrument.model_dump_json()}{columns[name]!r}".encode()
+        rules = hashlib.sha256(told + code).hexdigest()[:16]
+        found[name] = Recipe(software=f"koa-rti {version('koa-rti')}", rules=rules)
+    return found
+
+
+def _meaning(file: Path) -> str:
+    """Return a module's syntax tree, which no comment or layout changes."""
+    return ast.dump(ast.parse(file.read_bytes()))
+
+
 def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:
     """Find a file's HDUs; raises FitsError unless it is complete as this instrument writes it."""
 
@@ -60,10 +84,7 @@ def decide(
         storable(identity.koaid)
     except FrameFault as fault:
         return {f"finding.{fault.code}": f"invalid: {fault}"}
-    frame = Frame(
-        hdus=hdus, path=view.path, mtime=mtime, instrument=instrument, values=view.values,
-        identity=identity, facts=Facts(prepared_at=mtime), data=data,
-    )  # fmt: skip
+    frame = Frame(**vars(view), identity=identity, facts=Facts(prepared_at=mtime), data=data)
     outcome = run_rules(frame, instrument.rules)
     _, remarks = small_products(frame, outcome, columns, len(data))
     told = {

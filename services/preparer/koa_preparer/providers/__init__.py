@@ -1,24 +1,16 @@
 """What a frame's file does not tell about it: program, schedule and weather."""
 
+import tomllib
 from datetime import time
 from typing import Literal
 
 from pydantic import AwareDatetime
 
 from koa_shared.contracts import Message
+from koa_shared.instruments import DATA
 
-# The weather: header keyword (facts 3.3) to EPICS channel (facts 3.6).
-CHANNELS = {
-    "WXDOMHUM": "k{tel}:met:humidityRaw",
-    "WXDOMTMP": "k{tel}:met:tempRaw",
-    "WXDWPT": "k0:met:dewpointRaw",
-    "WXOUTHUM": "k0:met:humidityRaw",
-    "WXOUTTMP": "k0:met:tempRaw",
-    "WXPRESS": "k0:met:pressureRaw",
-    "WXWNDIR": "k{tel}:met:windAzRaw",
-    "WXWNDSP": "k{tel}:met:windSpeedRaw",
-    "GUIDFWHM": "k{tel}:dcs:pnt:cam0:fwhm",
-}
+# Header keyword to EPICS channel.
+CHANNELS: dict[str, str] = tomllib.loads((DATA / "weather.toml").read_text())
 WEATHER_KEYS = tuple(CHANNELS)
 
 

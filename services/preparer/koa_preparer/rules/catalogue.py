@@ -28,20 +28,16 @@ def core_metadata(frame: Frame, outcome: Outcome, size: int) -> dict[str, Any]:
     """
     identity, instrument = frame.identity, frame.instrument
     return {
-        "koaid": identity.koaid,
-        "instrument": instrument.name,
+        "koaid": identity.koaid, "instrument": instrument.name,
         "utdatetime": f"{identity.ut:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
-        "ra": _angle(frame, "ra", 0, 360),
-        "dec": _angle(frame, "dec", -90, 90),
-        "semid": outcome.extra.get("SEMID"),
-        "propint": outcome.extra.get("PROPINT"),
-        "wave_unit": instrument.wave_unit,
-        "filesize_mb": round(size / 1e6, 4),
+        "ra": _angle(frame, "ra", 0, 360), "dec": _angle(frame, "dec", -90, 90),
+        "semid": outcome.extra.get("SEMID"), "propint": outcome.extra.get("PROPINT"),
+        "wave_unit": instrument.wave_unit, "filesize_mb": round(size / 1e6, 4),
     } | {
         column: READ[kind](frame, *instrument.catalogue.get(column, keywords))
         for kind, columns in COLUMNS.items()
         for column, keywords in columns.items()
-    }
+    }  # fmt: skip
 
 
 def _angle(frame: Frame, keyword: str, low: float, high: float) -> float | None:
@@ -54,14 +50,11 @@ def program_of(frame: Frame, outcome: Outcome) -> Program:
     """Return whose data this is, and until when (facts 3.5)."""
     extra, months = outcome.extra, outcome.extra.get("PROPINT")
     return Program(
-        semid=extra.get("SEMID"),
-        progid=frame.text("PROGID") or None,
-        pi=frame.text("PROGPI") or None,
-        institution=frame.text("PROGINST") or None,
-        title=extra.get("PROGTITL") or None,
-        propint=months,
+        semid=extra.get("SEMID"), progid=frame.text("PROGID") or None,
+        pi=frame.text("PROGPI") or None, institution=frame.text("PROGINST") or None,
+        title=extra.get("PROGTITL") or None, propint=months,
         release_date=None if months is None else _later(frame.identity.ut, months),
-    )
+    )  # fmt: skip
 
 
 def _later(start: datetime, months: int) -> datetime | None:

@@ -168,12 +168,11 @@ class View:
 
 
 class Identity(NamedTuple):
-    """Who a frame is; `updates` mend its header, `notes` say what was wrong."""
+    """Who a frame is, and how its header was mended for it."""
 
     koaid: str
     ut: datetime
-    updates: tuple[Set, ...] = ()
-    notes: tuple[Note, ...] = ()
+    effects: tuple[Set | Note, ...] = ()
 
 
 @dataclass(kw_only=True)

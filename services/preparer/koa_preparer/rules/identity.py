@@ -21,15 +21,12 @@ def identify(view: View, fraction: Fraction = "production") -> Identity:
 
     What an operator may waive (a path or a name that is not archived) is an invalid note.
     """
-    updates, notes = list[Set](), list[Note]()
+    effects = list[Set | Note]()
     for effect in _mend(view, fraction):
-        if isinstance(effect, Note):
-            notes.append(effect)
-        else:
-            updates.append(effect)
+        effects.append(effect)
+        if isinstance(effect, Set):
             view.values[effect.keyword] = effect.value
-    name = view.text("KOAID").removesuffix(".fits")
-    return Identity(name, _ut(view), tuple(updates), tuple(notes))
+    return Identity(view.text("KOAID").removesuffix(".fits"), _ut(view), tuple(effects))
 
 
 def _mend(view: View, fraction: Fraction) -> Iterator[Set | Note]:

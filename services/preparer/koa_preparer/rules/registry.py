@@ -96,8 +96,8 @@ class Outcome:
 
 def run_rules(frame: Frame, calls: Iterable[RuleCall]) -> Outcome:
     """Mend the header as its identity says, then run the rules; a crash is a finding."""
-    outcome, identity = Outcome(), frame.identity
-    outcome.take(frame, "identity", (*identity.updates, *identity.notes))
+    outcome = Outcome()
+    outcome.take(frame, "identity", frame.identity.effects)
     for call in calls:
         effects: Iterable[Effect] = ()
         try:
@@ -114,15 +114,11 @@ def run_rules(frame: Frame, calls: Iterable[RuleCall]) -> Outcome:
 def card_value(value: Value) -> Value:
     """Return a value that fits one card: no NaN, ASCII only, 68 characters."""
     if isinstance(value, float):
-        return clean(value) if math.isfinite(value) else NULL
-    match clean(value):
-        case str(text):
-            text = text.encode("ascii", "xmlcharrefreplace").decode()
-            text = "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
-            while len(text) + text.count("'") > LONGEST:
-                text = text[:-1]
-            return text
-        case None:
-            return NULL
-        case number:
-            return number if abs(number) < HUGE else NULL
+        return value if math.isfinite(value) else NULL
+    if not isinstance(value, str):
+        return NULL if value is None or abs(value) >= HUGE else value
+    text = str(clean(value)).encode("ascii", "xmlcharrefreplace").decode()
+    text = "".join(c if c.isprintable() else " " for c in text)[:LONGEST]
+    while len(text) + text.count("'") > LONGEST:  # which are doubled in a card
+        text = text[:-1]
+    return text

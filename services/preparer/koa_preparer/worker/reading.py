@@ -115,12 +115,6 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def give_back() -> None:
-    """Give the system back what is free in this process: glibc keeps it, in small pieces."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -131,7 +125,9 @@ def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
         if before.st_size > most:
             raise FrameFault("FILE_TOO_LARGE", f"{before.st_size} bytes; at most {most} are taken")
         if before.st_size > LARGE:
-            give_back()
+            # Give the system back what is free in this process: glibc keeps it, in small pieces.
+            with suppress(AttributeError, OSError):
+                ctypes.CDLL(None).malloc_trim(0)
         view, at = memoryview(bytearray(before.st_size)), 0
         while at < len(view) and (n := os.readv(handle, [view[at : at + CHUNK]])):
             at += n
