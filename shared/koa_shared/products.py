@@ -1,12 +1,13 @@
 """Reduced products, levels 1 and 2: how a set is delivered, which files make it (facts 5.5)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .contracts import MAX_PATH, NUMBER, FrameId, Message, Sha256
+from .contracts import MAX_PATH, NUMBER, FrameId, Message, Sha256, Status
+from .ids import safe_name
 
 Koaid = Annotated[str, Field(max_length=64, pattern=r"^[A-Z0-9]{2}\.\d{8}\.\d{5}\.\d{2}(_\w+)?$")]
 KOAID = re.compile(r"(?<![A-Z0-9])[A-Z][A-Z0-9]\.\d{8}\.\d{5}\.\d{2}")
@@ -36,10 +37,38 @@ class Delivery(Message):
             raise ValueError("say either `koaid` or `night`")
         if self.night and (self.files or self.manifest):
             raise ValueError("`files` and `manifest` are of one set: say its `koaid`")
+        if self.files and self.manifest.keys() - {*self.files}:
+            raise ValueError("`manifest` names files that are not among `files`")
         names = (*self.files, *self.manifest)
         if any(".." in name.split("/") or name[:1] == "/" for name in names):
             raise ValueError("names of files are relative to `directory`, and lie in it")
         return self
+
+
+class Came(Message):
+    """A set of a delivery, and where it is; `reason` tells why it is not archived."""
+
+    frame_id: FrameId
+    koaid: str
+    level: int
+    status: Status
+    reason: str = ""
+
+
+class Delivered(Message):
+    """What became of a delivery: whole sets, and of a night what is expected and missing.
+
+    Expected are the science frames of the night that this preparer has handed over.
+    """
+
+    delivery: FrameId
+    instrument: str
+    level: int
+    night: str | None = None
+    pipeline: str = Field(description="and its version")
+    came: list[Came]
+    expected: list[str] | None = Field(default=None, description="KOAIDs; None: one set")
+    missing: list[str] | None = Field(default=None, description="of these, in no set that came")
 
 
 class Reduced(BaseModel):
@@ -65,13 +94,21 @@ class Reduced(BaseModel):
         """Return which of the names make the set of a KOAID; raises LookupError if one lacks."""
         found = list[str]()
         for pattern in (*self.required, *self.optional):
-            compiled = re.compile(pattern.replace("{koaid}", re.escape(koaid)))
-            matches = filter(None, map(compiled.fullmatch, names))
+            matches = _matches(pattern, names, koaid)
             new = [m[0] for m in matches if _fits(m.groupdict(), found, frameno)]
             if not new and pattern in self.required:
                 raise LookupError(f"there is no file {pattern.replace('{koaid}', koaid)}")
             found += new
         return list(dict.fromkeys(found))
+
+    def begun(self, names: Sequence[str], koaid: str) -> bool:
+        """Tell whether there is a file that the set of a KOAID must have."""
+        return any(any(_matches(pattern, names, koaid)) for pattern in self.required)
+
+
+def _matches(pattern: str, names: Sequence[str], koaid: str) -> Iterator[re.Match[str]]:
+    compiled = re.compile(pattern.replace("{koaid}", re.escape(koaid)))
+    return filter(None, map(compiled.fullmatch, names))
 
 
 def _fits(groups: dict[str, str], found: Sequence[str], frameno: int | None) -> bool:
@@ -84,15 +121,24 @@ def _fits(groups: dict[str, str], found: Sequence[str], frameno: int | None) -> 
     return detector is None or any(detector in name for name in found)
 
 
-def koaids_in(names: Iterable[str], prefixes: Sequence[str], night: str) -> list[str]:
-    """Return the KOAIDs of an instrument and a UT date that names of files tell."""
-    found = {match for name in names for match in KOAID.findall(name)}
-    date = night.replace("-", "")
-    return sorted(one for one in found if one[:2] in prefixes and one.split(".")[1] == date)
+def by_koaid(names: Iterable[str], prefixes: Sequence[str], night: str) -> dict[str, list[str]]:
+    """Return the names of files that tell a KOAID of an instrument and a UT date, by that."""
+    found, date = dict[str, list[str]](), night.replace("-", "")
+    for name in names:
+        for one in {*KOAID.findall(name)}:
+            if one[:2] in prefixes and one.split(".")[1] == date:
+                found.setdefault(one, []).append(name)
+    return dict(sorted(found.items()))
 
 
 def stored_names(names: Sequence[str]) -> dict[str, str]:
-    """Return the name in the archive of each file of a set: its own, or its path's if two agree."""
-    own = [name.rpartition("/")[2] for name in names]
-    paths = zip(names, own, strict=True)
-    return {name: last if own.count(last) == 1 else name.replace("/", "_") for name, last in paths}
+    """Return the name in the archive of each file of a set: its own, or its path's if two agree.
+
+    Raises ValueError if two agree even so.
+    """
+    own = [safe_name(name.rpartition("/")[2]) for name in names]
+    pairs = zip(names, own, strict=True)
+    found = {name: last if own.count(last) == 1 else safe_name(name) for name, last in pairs}
+    if len({*found.values()}) < len(names):
+        raise ValueError(f"two files would have one name in the archive: {sorted(names)}")
+    return found

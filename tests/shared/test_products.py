@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from koa_shared.instruments import load_instruments
-from koa_shared.products import Delivery, koaids_in, stored_names
+from koa_shared.products import Delivery, by_koaid, stored_names
 
 KCWI, NIRES = "KB.20251208.32798.80", "NR.20251208.32798.80"
 REDUCED = {(name, r.level): r for name, i in load_instruments().items() for r in i.reduced}
@@ -40,7 +40,7 @@ def test_an_empty_directory_holds_no_set(key: tuple[str, int]) -> None:
 
 def test_koaids_of_a_night() -> None:
     names = [f"Science/spec1d_{NIRES}-x.fits", f"{KCWI}.fits", "NR.20251209.00001.10.fits", "a"]
-    assert koaids_in(names, ("NR", "NI"), "2025-12-08") == [NIRES]
+    assert by_koaid(names, ("NR", "NI"), "2025-12-08") == {NIRES: names[:1]}
 
 
 def test_names_in_the_archive_are_unique() -> None:
