@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
@@ -19,6 +20,7 @@ from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, NotFound, Rejected
+from .products import Delivered, Delivery
 from .retry import backoff
 
 T = TypeVar("T")
@@ -237,10 +239,11 @@ class Koa:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def frame(self, name: str, version: int | None = None) -> FrameView:
-        """Return a frame by its frame_id or KOAID, in its last version or an earlier one."""
-        where, ask = f"/v1/frames/{quote(name, safe='')}", self.ingestor.call
-        return self.ingestor.again(lambda: ask(FrameView, "GET", where, version=version))
+    def frame(self, name: str, version: int | None = None, level: int | None = None) -> FrameView:
+        """Return a frame by its frame_id or KOAID (and level), its last version or another."""
+        where = f"/v1/frames/{quote(name, safe='')}"
+        ask = partial(self.ingestor.call, FrameView, "GET", where, version=version, level=level)
+        return self.ingestor.again(ask)
 
     def frames(self, limit: int | None = None, **filters: Any) -> Iterator[FrameView]:
         """Yield frames, the newest acquired first; `filters` are the fields of Filters.
@@ -292,6 +295,21 @@ class Koa:
         order = Submission(path=path, **more)
         return self.monitor.call(Submitted, "POST", "/v1/files", body=order)
 
+    def deliver(self, directory: str, **more: Any) -> Delivered:
+        """Have what a pipeline wrote archived; `more` are the fields of Delivery.
+
+        Asked again until it is answered: with the delivery's own id a repeat changes nothing.
+        """
+        told = {"delivery": str(uuid4())} | {k: v for k, v in more.items() if v is not None}
+        order = Delivery(directory=directory, **told)
+        ask = partial(self.preparer.call, Delivered, "POST", "/v1/products", body=order)
+        return self.preparer.again(ask)
+
+    def delivered(self, delivery: str) -> Delivered:
+        """Return what became of a delivery."""
+        where = f"/v1/products/{quote(delivery, safe='')}"
+        return self.preparer.again(partial(self.preparer.call, Delivered, "GET", where))
+
     def download(
         self, frames: Iterable[FrameView], directory: Path, *, products: str = "*.fits",
         parallel: int = 4, moved: Callable[[int], None] = lambda _: None,
@@ -328,14 +346,15 @@ class Koa:
 
     def _newest(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
         """Leave out whose KOAID another frame has in a later version: the names are the same."""
-        later = set[str]()
+        later = set[tuple[str, int]]()
         for frame in frames:
             koaid, is_later = frame.koaid or frame.frame_id, (frame.version or 0) > 1
+            key = (koaid, frame.level)
             # It may be prepared anew since it was listed.
-            last = self.frame(koaid) if is_later else frame
-            if last.frame_id == frame.frame_id and (is_later or koaid not in later):
+            last = self.frame(koaid, level=frame.level) if is_later else frame
+            if last.frame_id == frame.frame_id and (is_later or key not in later):
                 yield last
-            later |= {koaid} if is_later else set()
+            later |= {key} if is_later else set()
 
     def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()

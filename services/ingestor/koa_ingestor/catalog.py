@@ -6,6 +6,8 @@ from typing import Any
 from koa_shared.contracts import FrameView, Timeline, utcnow
 from koa_shared.web import Caller
 
+from .pipeline import pipeline_of
+
 PUBLIC = {
     "frame_id", "koaid", "instrument", "level", "version", "status", "step", "night",
     "timeline", "latency_seconds",
@@ -28,6 +30,7 @@ def view(row: dict[str, Any], caller: Caller) -> FrameView:
     ]
     more: dict[str, Any] = {"latency_seconds": timeline.latency_seconds, "timeline": timeline}
     more |= {"products": products, "metadata": row["core"] or {}}
+    more["pipeline"] = pipeline_of(row["level"], row["recipe"])
     whole = FrameView.model_validate(row | more)
     if is_open_to(caller, row["semid"], row["release_date"]):
         return whole

@@ -130,11 +130,12 @@ def report(
         instrument_night(key, mine[key], when[key], None if key[1] else seen.get(key[0]), over=over)
         for key in sorted({*mine, *told})
     ]
-    amiss = [row for row in rows if row.verdict is not Verdict.COMPLETE]
+    raw = [row for row in rows if row.level == 0]  # what is reduced makes no night complete
+    amiss = [row for row in raw if row.verdict is not Verdict.COMPLETE]
     reasons = [f"{r.instrument}, level {r.level}: {' '.join(r.reasons)}" for r in amiss]
-    good = "All that was announced is archived." if rows else "Nothing was announced."
+    good = "All that was announced is archived." if raw else "Nothing was announced."
     plot = [one for at in sorted(bins) if (one := latency(bins[at], at))]
     return NightReport(
         night=night, made=now, reasons=reasons or [good], instruments=rows, worst=[], findings=[],
-        verdict=max((r.verdict for r in rows), key=WORSE, default=Verdict.UNPROVEN), latencies=plot,
+        verdict=max((r.verdict for r in raw), key=WORSE, default=Verdict.UNPROVEN), latencies=plot,
     )  # fmt: skip
