@@ -100,8 +100,8 @@ class Fetch(BasePrimitive):
         done = next(koa.download([frame], directory, products=name), None)
         if done is None or done.frame.version != frame.version:
             raise LookupError(f"{frame.koaid} is no longer version {frame.version}")
-        if done.error:
-            raise done.error
+        if done.error:  # no repeat mends it: a proprietary dark, a damaged object
+            raise LookupError(f"{name} can't be had: {done.error}")
         return done.path
 
 
@@ -266,9 +266,8 @@ def is_of_the_world(fault: Exception | None) -> bool:
     """
     if fault and getattr(fault, "status", 0) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise fault
-    if isinstance(fault, DependencyDown):
-        return getattr(fault, "again", True)
-    return isinstance(fault, OSError) and fault.errno is not None  # astropy's own have none
+    is_disk = isinstance(fault, OSError) and fault.errno is not None  # astropy's own have none
+    return is_disk or isinstance(fault, DependencyDown)
 
 
 def main() -> None:

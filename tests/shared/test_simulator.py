@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from astropy.io import fits
 
@@ -27,6 +28,7 @@ from koa_shared.simulator.faults import FAULTS
 from koa_shared.simulator.frames import Exposure, Request, build, templates
 from koa_shared.simulator.ledger import Ledger, read_ledger
 from koa_shared.simulator.night import slowness
+from koa_shared.simulator.quicklook import BIN, quick_look
 from koa_shared.testing.observatory import Observatory
 
 AT = datetime(2026, 11, 23, 9, 6, 38, 480_000, UTC)
@@ -107,6 +109,26 @@ def test_all_instruments_and_monitor_entries_facts_1_1() -> None:
         assert {kind for source in template.camera for kind in template.kinds(source)} == set(
             template.kind
         )
+
+
+@pytest.mark.parametrize("instrument", [n for n, t in templates().items() if t.quick_look])
+def test_quick_look_is_a_set_of_level_1(instrument: str) -> None:
+    template = templates()[instrument]
+    exposure = build(instrument, Request(template.default, "object", 17, AT, SMALL))
+    name = template.quick_look.format(koaid=exposure.koaid)
+    [rule] = [rule for rule in load_instruments()[instrument].reduced if rule.level == 1]
+    assert rule.choose([name], str(exposure.koaid), 17) == [name]
+    assert load_instruments()[instrument].paths.refusal(f"/s/{template.disk}/redux/{name}")
+    raw = next(h.data for h in opened(bytes_of(exposure)) if h.is_image and h.data is not None)
+    reduced = opened(quick_look(bytes_of(exposure)))[0]
+    corner = raw.reshape(-1, *raw.shape[-2:])[0][:BIN, :BIN].mean()
+    last = raw.reshape(-1, *raw.shape[-2:])[0][-2 * BIN :, -2 * BIN :]
+    assert reduced.data.shape == tuple(side // BIN for side in raw.shape[-2:])
+    assert np.median(reduced.data) == pytest.approx(0, abs=1e-3)
+    assert reduced.data[0, 0] != reduced.data[-1, -1]
+    level = corner - reduced.data[0, 0]
+    assert last.min() <= reduced.data[-1, -1] + level <= last.max()
+    assert "less their median" in str(reduced.header["HISTORY"])
 
 
 def test_no_keyword_of_a_template_is_unknown_to_fits() -> None:
