@@ -46,7 +46,10 @@ LONGEST_AWAY = timedelta(days=7)  # the archive keeps the stream's ids so long
 ROOM = timedelta(days=1)  # a frame may become available long after it was taken
 IDS = UUID("0b0f5f0e-52a3-5f0c-8f5e-1f6a5b1f2a60")  # ours: gives a delivery the same id again
 
+STATISTICS = ("IMAGEMN", "IMAGESD", "IMAGEMD", "SIG2NOIS")  # of the raw pixels
+
 log = logging.getLogger(NAME)
+quiet = logging.getLogger("DRPF")
 
 
 def product_path(directory: Path, frame: FrameView) -> Path:
@@ -133,7 +136,7 @@ class SubtractDark(BasePrimitive):
 def reduced_header(raw: fits.Header, args: Arguments) -> fits.Header:
     """Return the raw header with what was done to the pixels, and what was not."""
     header = raw.copy()
-    for keyword in ("BSCALE", "BZERO", "CHECKSUM", "DATASUM"):
+    for keyword in ("BSCALE", "BZERO", "CHECKSUM", "DATASUM", *STATISTICS):
         header.remove(keyword, ignore_missing=True)
     header["DATE"] = (f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}", "this file was written (UTC)")
     header["DATLEVEL"] = (1, "reduced, quick look")
@@ -194,6 +197,8 @@ class Follower:
         config.properties |= {"print_trace": False}
         self._framework = Framework(DarkSubtraction, config)
         self._framework.on_error = self._failed
+        for part in (self._framework, self._framework.context, self._framework.pipeline):
+            part.logger = quiet  # what failed is told once, below
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the framework took it
         context = self._framework.context
         context.koa, context.work, context.announced = koa, work, announced
@@ -256,7 +261,7 @@ class Follower:
             log.warning("%s waits: %s", frame.koaid, self._fault)
             time.sleep(backoff(attempt))
         if self._fault:  # this frame's own: the others go on
-            log.error("%s is not reduced: %r", frame.koaid, self._fault)
+            log.error("%s is not reduced", frame.koaid, exc_info=self._fault)
 
 
 def is_of_the_world(fault: Exception | None) -> bool:
@@ -277,7 +282,9 @@ def main() -> None:
     parser.add_argument("--announced", help="how the archive's preparer names it; the same")
     parser.add_argument("--work", type=Path, required=True, help="raw files, and the cursor")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    quiet.setLevel(logging.CRITICAL)
     with Koa() as koa:
         announced = args.announced or os.fspath(args.directory.resolve())
         Follower(koa, args.directory, announced, args.work).run()

@@ -1,6 +1,7 @@
 """What a caller sees: the public view, and every route of the status API (design 10)."""
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -211,6 +212,18 @@ async def test_the_stream_goes_through_the_same_view(site: Site, frame: Frame) -
     assert SECRET not in told["public"]
     assert SECRET in told["owner"]
     assert "event: COMPLETE" in told["public"]
+    whole, public = (json.loads(text.rpartition("data: ")[2]) for text in reversed(told.values()))
+    assert public["products"] == [{"name": f"{KOAID}.fits", "size": 2880}]
+    assert public.get("metadata", {}) == {}
+    # What a pipeline needs, without another question (docs/pipelines.md).
+    known = {"frame_id", "koaid", "instrument", "level", "version", "night", "status"}
+    assert {key: whole[key] for key in known} == {key: public[key] for key in known}
+    assert (whole["koaid"], whole["level"], whole["version"]) == (KOAID, 0, 1)
+    assert whole["metadata"]["koaimtyp"] == "object"
+    [fits] = [product for product in whole["products"] if product["role"] == "fits"]
+    assert (await site.get(fits["url"])).status_code == 403
+    data = (await site.get(fits["url"], "owner")).content
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (fits["size"], fits["sha256"])
 
 
 async def test_the_timeline_tells_generations_to_whom_the_frame_is_open(

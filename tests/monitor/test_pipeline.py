@@ -142,6 +142,7 @@ def test_what_a_rescan_takes() -> None:
     assert is_wanted(KCWI, "/s/sdata1400/kb0001.fits")
     assert not is_wanted(KCWI, "/s/sdata1400/kb0001.jpg")
     assert not is_wanted(KCWI, "/s/sdata1400/mira/kb0001.fits")
+    assert not is_wanted(KCWI, "/s/sdata1400/kcwi1/redux/KB.20251208.43200.00_icubed.fits")
     assert not is_wanted(KCWI, "/tmp/kb0001.fits")
 
 
