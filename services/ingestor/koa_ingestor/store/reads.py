@@ -127,7 +127,9 @@ class Reads(Nights):
         oldest = select(*by, func.min(Frame.acquired)).where(*mine, Frame.step != "refused")
         return list(session.exec(oldest.group_by(*by)))
 
-    def history(self, session: Session, name: str, level: int = 0) -> tuple[Frame, list[EventSeen]]:
+    def history(
+        self, session: Session, name: str, level: int = 0
+    ) -> tuple[Frame, list[EventSeen]]:
         """Return a frame and its events, in their order."""
         frame = self.find(session, name, level)
         mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
