@@ -19,8 +19,6 @@ import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -36,13 +34,13 @@ from keckdrpframework.primitives.base_primitive import BasePrimitive
 from koa_shared.client import Koa
 from koa_shared.contracts import FrameView
 from koa_shared.errors import DependencyDown
-from koa_shared.retry import backoff
 
 NAME, VERSION = "darksub", "1.0.0"
 INSTRUMENT = "NIRC2"
 DARKS = 5  # of a night, the nearest in time; more gain little beside the object's own noise
 DETECTOR = ("ITIME", "COADDS", "SAMPMODE", "MULTISAM", "NAXIS1", "NAXIS2")  # equal in a dark
 LONGEST_AWAY = timedelta(days=7)  # the archive keeps the stream's ids so long
+PAUSE = 5.0  # seconds until what is away is asked for again
 ROOM = timedelta(days=1)  # a frame may become available long after it was taken
 IDS = UUID("0b0f5f0e-52a3-5f0c-8f5e-1f6a5b1f2a60")  # ours: gives a delivery the same id again
 
@@ -209,7 +207,7 @@ class Follower:
         self._fault = fault
 
     def run(self) -> None:
-        """Follow the stream from where the last run was; never returns."""
+        """Follow the stream from behind what is done; raises what says that it can't now."""
         last, since = self._where()
         for change in self._koa.stream(last, log.warning):
             if change.frame is None:  # `reset`: the archive has forgotten what came meanwhile
@@ -246,31 +244,22 @@ class Follower:
             yield from (other for other in night if is_as_long(other, frame))
 
     def _reduce(self, frame: FrameView) -> None:
-        """Run the pipeline on one frame; while a part of the world is away, again and again."""
+        """Run the pipeline on one frame; raises what says that a part of the world is away."""
         receipt = self._work / "delivered" / f"{frame.frame_id}.v{frame.version}.json"
         if receipt.exists():
             return
-        for attempt in count(1):
-            args = Arguments(name=frame.koaid, frame=frame, darks=[], receipt=receipt)
-            args.product = product_path(self._directory, frame)
-            self._fault = None
-            self._framework.append_event("available", args)
-            self._framework.main_loop()
-            if not is_of_the_world(self._fault):
-                break
-            log.warning("%s waits: %s", frame.koaid, self._fault)
-            time.sleep(backoff(attempt))
+        args = Arguments(name=frame.koaid, frame=frame, darks=[], receipt=receipt)
+        args.product, self._fault = product_path(self._directory, frame), None
+        self._framework.append_event("available", args)
+        self._framework.main_loop()
+        if self._fault and is_of_the_world(self._fault):
+            raise self._fault
         if self._fault:  # this frame's own: the others go on
             log.error("%s is not reduced", frame.koaid, exc_info=self._fault)
 
 
-def is_of_the_world(fault: Exception | None) -> bool:
-    """Tell whether a repeat may succeed: the archive is away, a disk is full.
-
-    Raises it where no frame can succeed before somebody acts: our token is refused.
-    """
-    if fault and getattr(fault, "status", 0) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise fault
+def is_of_the_world(fault: Exception) -> bool:
+    """Tell whether a repeat may succeed: the archive is away, a disk is full."""
     is_disk = isinstance(fault, OSError) and fault.errno is not None  # astropy's own have none
     return is_disk or isinstance(fault, DependencyDown)
 
@@ -287,7 +276,19 @@ def main() -> None:
     quiet.setLevel(logging.CRITICAL)
     with Koa() as koa:
         announced = args.announced or os.fspath(args.directory.resolve())
-        Follower(koa, args.directory, announced, args.work).run()
+        follower = Follower(koa, args.directory, announced, args.work)
+        while True:
+            try:
+                follower.run()
+            except (DependencyDown, OSError) as fault:
+                is_refused = getattr(fault, "status", 0) in (
+                    401,
+                    403,
+                )  # our token: somebody must act
+                if is_refused or not is_of_the_world(fault):
+                    raise
+                log.warning("Waiting: %s", fault)
+                time.sleep(PAUSE)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,21 @@ async def until(seen: list[list[int]], count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_who_is_ahead_of_a_catalogue_from_a_backup_is_told(
+    site: Ingestor, tell: Tell
+) -> None:
+    await tell(3)
+    end = await site.db.read(site.store.stream_end)
+    entries, text = _entries(site, OPERATOR, end + 50), ""
+    text = await anext(entries)
+    assert text == f"event: reset\nid: {end}\ndata: {{}}\n\n"
+    await tell(1)
+    while "event: PROCESSING" not in text:
+        text = await asyncio.wait_for(anext(entries), 20)
+    assert f"id: {end + 1}\n" in text
+    await entries.aclose()  # type: ignore[attr-defined]
+
+
 async def test_many_listeners_cost_few_reads(
     site: Ingestor, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,8 +248,10 @@ async def stream(
 
 
 async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
-    if last is None:
-        last = await ctx.db.read(ctx.store.stream_end)
+    end = await ctx.db.read(ctx.store.stream_end)
+    if last is not None and last > end:  # a catalogue from a backup gives ids once more
+        yield f"event: reset\nid: {end}\ndata: {{}}\n\n"
+    last = end if last is None else min(last, end)
     yield f"id: {last}\n\n"  # where to resume if it breaks off before the first event
     while True:
         changed = ctx.feed.changed
