@@ -282,6 +282,7 @@ def line(frame: dict[str, Any]) -> str:
     """Return a frame as one readable line."""
     now = time.strftime("%H:%M:%S", time.gmtime())
     name = frame.get("koaid") or Path(frame.get("path") or "?").name
+    name += f" lev{level}" if (level := frame.get("level")) else ""
     text = f"{now}  {frame['status']:<9} {frame['instrument']:<7} {name:<26}"
     if (seconds := frame.get("latency_seconds")) is not None:
         text += f" {seconds:6.2f} s  {frame.get('path') or ''}"
