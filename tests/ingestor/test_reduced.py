@@ -262,7 +262,7 @@ async def test_what_is_hidden_of_a_raw_frame_is_hidden_of_its_products(
 async def test_damage_is_of_one_level(site: Site) -> None:
     await site.ingest(site.raw())
     await site.ingest(site.reduced(b"1"))
-    mark = {"koaid": KOAID, "level": 1, "version": 1, "product": f"{KOAID}.lev1.fits"}
+    mark: Any = {"koaid": KOAID, "level": 1, "version": 1, "product": f"{KOAID}.lev1.fits"}
     row = Damage(**mark, instrument="KCWI", at=utcnow(), found="gone")
     await site.db.write(lambda session: session.add(row))
     assert (await site.http.get(f"/v1/frames/{KOAID}/file")).status_code == 200

@@ -32,7 +32,9 @@ def site(var: Path) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def koa(site: Site) -> Iterator[Koa]:
-    urls = {f"{name}_url": site.stack.url(name) for name in ("monitor", "preparer", "ingestor")}
+    urls: Any = {
+        f"{name}_url": site.stack.url(name) for name in ("monitor", "preparer", "ingestor")
+    }
     with Koa(Peers(**urls)) as koa:
         yield koa
 
