@@ -65,7 +65,7 @@ def test_the_disks_are_part_of_the_verdict(seen: Inventory | None, verdict: Verd
     assert (told.verdict, told.instruments[0].verdict) == (verdict, verdict)
     reduced = [group._replace(level=1) for group in groups]
     told = report(reduced, [Moment("KCWI", 1, NOON, None)], {}, NIGHT, MORROW)
-    assert told.verdict is Verdict.COMPLETE  # no disk tells of it
+    assert told.instruments[0].verdict is Verdict.COMPLETE  # no disk tells of it
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
