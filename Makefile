@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 EXAMPLE := examples/pipeline/.venv
+PINNED := --no-deps --require-hashes -r requirements/pipeline.lock
 ARGS ?=
 # Of the images: what builds them, the base, the names koa-<service>.
 BUILD ?= podman build
@@ -36,8 +37,8 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 
 $(EXAMPLE)/.stamp: requirements/pipeline.lock $(STAMP)
 	$(PY) -m uv venv --quiet --clear $(EXAMPLE)
-	$(PY) -m uv pip install --quiet --python $(EXAMPLE) --no-deps --require-hashes \
-		-r requirements/pipeline.lock
+	$(PY) -m uv pip install --quiet --python $(EXAMPLE) $(PINNED) || \
+		$(PY) -m pip --python $(EXAMPLE) install --quiet $(PINNED)
 	echo $(CURDIR)/shared > $$(echo $(EXAMPLE)/lib/python*/site-packages)/koa.pth
 	@touch $@
 
