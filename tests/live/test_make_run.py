@@ -47,9 +47,9 @@ def stop(process: "subprocess.Popen[str]") -> str:
     return out
 
 
+@pytest.mark.alone
 def test_a_newcomer_sees_frames_become_available(tmp_path: Path) -> None:
     env = {"KOA_SIM_INSTRUMENTS": "NIRC2", "KOA_SIM_CADENCE": "2", "KOA_SIM_SIZE": "small"}
-    env["KOA_SIM_REDUCE"] = "1"
     process, lines, took = start(tmp_path, **env)
     try:
         assert took < READY_SECONDS, f"READY after {took:.1f} s"
@@ -59,7 +59,6 @@ def test_a_newcomer_sees_frames_become_available(tmp_path: Path) -> None:
         frame = next(line for line in process.stdout if "COMPLETE" in line)
         assert "NIRC2" in frame
         assert "N2." in frame
-        assert any("COMPLETE  NIRC2   N2." in line and " lev1 " in line for line in process.stdout)
         docs = httpx.get(f"{url}/docs", trust_env=False).text
         assert "cdn" not in docs.lower()
     finally:

@@ -1,6 +1,7 @@
 """The pipeline of examples/pipeline, a process in its own environment, beside a whole archive."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ def test_it_reduces_what_becomes_available_and_survives_kills(var: Path, tmp_pat
     with running(var) as site:
         one_night = lambda: (utcnow() - MARGIN).date() == (utcnow() + MARGIN).date()  # noqa: E731
         site.wait(one_night, 150, "the end of midnight")
+        [quick] = site.shoot("KCWI", size=SMALL, reduce=True)  # the simulator's own, seconds later
         darks, [first] = taken(site, 3, kind="dark"), taken(site)
         # Killed while the archive has its delivery, but gives no answer.
         redux, frozen = site.local("/s/sdata904/redux"), site.stack.processes["preparer"]
@@ -129,5 +131,17 @@ def test_it_reduces_what_becomes_available_and_survives_kills(var: Path, tmp_pat
             site.wait(lambda: waits in log.read_text(), 30, log.read_text)
             late = taken(site, kind="dark", cards=SHORT)
             check(site, short, reduced(site, short, log), late)
-        assert len(products(site)) == 5
+        # Its memory lost, and its cursor ahead of the archive: `reset`, and all is told again.
+        shutil.rmtree(work / "delivered")
+        (work / "cursor.json").write_text(f'{{"id": "999999", "at": "{utcnow().isoformat()}"}}')
+        [last] = taken(site)
+        with pipeline(site, work):
+            check(site, last, reduced(site, last, log), darks)
+            settled = lambda: len([*work.glob("delivered/*")]) == 6  # noqa: E731
+            site.wait(settled, 30, log.read_text)
+        [look] = site.frames(level=1, instrument="KCWI")
+        told = (look["koaid"], look["status"], look["pipeline"])
+        assert told == (quick.koaid, "COMPLETE", "simulated quick look 1")
+        ends = [(frame["status"], frame["version"]) for frame in products(site)]
+        assert ends == [("COMPLETE", 1)] * 6
         assert set(site.archived()) == site.catalogued()
