@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ LONGEST_AWAY = timedelta(days=7)  # the archive keeps the stream's ids so long
 PAUSE = 5.0  # seconds until what is away is asked for again
 ROOM = timedelta(days=1)  # a frame may become available long after it was taken
 IDS = UUID("0b0f5f0e-52a3-5f0c-8f5e-1f6a5b1f2a60")  # ours: gives a delivery the same id again
-
 STATISTICS = ("IMAGEMN", "IMAGESD", "IMAGEMD", "SIG2NOIS")  # of the raw pixels
 
 log = logging.getLogger(NAME)
@@ -78,6 +78,10 @@ def is_as_long(one: FrameView, other: FrameView) -> bool:
     return math.isclose(*times, rel_tol=0.02)
 
 
+class Unobtainable(Exception):
+    """The archive does not give this file, now and later."""
+
+
 class Fetch(BasePrimitive):
     """Bring the frame and its darks here; each file's SHA-256 is the archive's, or it fails."""
 
@@ -88,9 +92,10 @@ class Fetch(BasePrimitive):
         args, koa, work = self.action.args, self.context.koa, self.context.work
         args.raw = self._file(koa, args.frame, work)
         for dark in darks_of(koa, args.frame):
-            path = self._file(koa, dark, work)
-            if detector_of(path) == detector_of(args.raw):
-                args.darks.append((dark, path))
+            with suppress(Unobtainable):  # another dark will do
+                path = self._file(koa, dark, work)
+                if detector_of(path) == detector_of(args.raw):
+                    args.darks.append((dark, path))
             if len(args.darks) == DARKS:
                 break
         return args
@@ -100,9 +105,9 @@ class Fetch(BasePrimitive):
         name, directory = f"{frame.koaid}.fits", work / str(frame.night)
         done = next(koa.download([frame], directory, products=name), None)
         if done is None or done.frame.version != frame.version:
-            raise LookupError(f"{frame.koaid} is no longer version {frame.version}")
-        if done.error:  # no repeat mends it: a proprietary dark, a damaged object
-            raise LookupError(f"{name} can't be had: {done.error}")
+            raise Unobtainable(f"{frame.koaid} is no longer version {frame.version}")
+        if done.error:  # no repeat mends it: it is proprietary, or damaged
+            raise Unobtainable(f"{name}: {done.error}")
         return done.path
 
 
@@ -126,7 +131,10 @@ class SubtractDark(BasePrimitive):
             header = reduced_header(raw[0].header, args)
         args.product.parent.mkdir(parents=True, exist_ok=True)
         draft = args.product.with_suffix(".part")
-        fits.PrimaryHDU(pixels, header).writeto(draft, overwrite=True, checksum=True)
+        with draft.open("wb") as file:
+            fits.PrimaryHDU(pixels, header).writeto(file, checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(args.product)  # whole or not at all, whenever we are killed
         return args
 
@@ -276,6 +284,8 @@ def main() -> None:
     quiet.setLevel(logging.CRITICAL)
     with Koa() as koa:
         announced = args.announced or os.fspath(args.directory.resolve())
+        if "redux" not in Path(announced).parts:  # a rescan would take products for raw frames
+            parser.error("products are kept below a directory named redux")
         follower = Follower(koa, args.directory, announced, args.work)
         while True:
             try:
