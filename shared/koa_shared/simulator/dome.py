@@ -33,6 +33,7 @@ REPEAT_SECONDS = 0.2
 # The keywords of a path are read after the trigger (facts 1.1); a real readout of
 # such an instrument takes many times longer.
 READ_SECONDS = 0.05
+QUICK_LOOK = "quick look"  # what such a task is named
 OPPOSITE = {"false": "true", "true": "false"}
 
 
@@ -155,7 +156,10 @@ class Dome:
         return task
 
     async def close(self) -> None:
-        """Wait for what is being exposed, five seconds at most."""
+        """Wait for what is being exposed, five seconds at most; nothing more is reduced."""
+        for task in self._tasks:
+            if task.get_name() == QUICK_LOOK:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         self._ledger.close()
@@ -183,7 +187,7 @@ class Dome:
         entry = self._ledger.finish(exposure.path)
         logger.info("Exposure is taken", path=entry.path, size=entry.size)
         if order.reduce and entry.koaid and templates()[instrument].quick_look:
-            self._begin(reduce(self.root, exposure)).set_name("quick look")
+            self._begin(reduce(self.root, exposure)).set_name(QUICK_LOOK)
         return entry
 
     def _build(self, order: Order, at: datetime) -> Exposure:
