@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -42,6 +43,7 @@ DARKS = 5  # of a night, the nearest in time; more gain little beside the object
 DETECTOR = ("ITIME", "COADDS", "SAMPMODE", "MULTISAM", "NAXIS1", "NAXIS2")  # equal in a dark
 LONGEST_AWAY = timedelta(days=7)  # the archive keeps the stream's ids so long
 PAUSE = 5.0  # seconds until what is away is asked for again
+REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # somebody must act: end
 ROOM = timedelta(days=1)  # a frame may become available long after it was taken
 IDS = UUID("0b0f5f0e-52a3-5f0c-8f5e-1f6a5b1f2a60")  # ours: gives a delivery the same id again
 STATISTICS = ("IMAGEMN", "IMAGESD", "IMAGEMD", "SIG2NOIS")  # of the raw pixels
@@ -106,6 +108,8 @@ class Fetch(BasePrimitive):
         done = next(koa.download([frame], directory, products=name), None)
         if done is None or done.frame.version != frame.version:
             raise Unobtainable(f"{frame.koaid} is no longer version {frame.version}")
+        if getattr(done.error, "status", 0) == HTTPStatus.UNAUTHORIZED:
+            raise done.error
         if done.error:  # no repeat mends it: it is proprietary, or damaged
             raise Unobtainable(f"{name}: {done.error}")
         return done.path
@@ -291,12 +295,8 @@ def main() -> None:
             try:
                 follower.run()
             except (DependencyDown, OSError) as fault:
-                is_refused = getattr(fault, "status", 0) in (
-                    401,
-                    403,
-                )  # our token: somebody must act
-                if is_refused or not is_of_the_world(fault):
-                    raise
+                if getattr(fault, "status", 0) in REFUSED or not is_of_the_world(fault):
+                    parser.exit(1, f"{NAME}: {fault}\n")
                 log.warning("Waiting: %s", fault)
                 time.sleep(PAUSE)
 
