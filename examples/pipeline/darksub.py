@@ -33,7 +33,7 @@ from keckdrpframework.models.arguments import Arguments
 from keckdrpframework.pipelines.base_pipeline import BasePipeline
 from keckdrpframework.primitives.base_primitive import BasePrimitive
 
-from koa_shared.client import Koa
+from koa_shared.client import Koa, PeerFault
 from koa_shared.contracts import FrameView
 from koa_shared.errors import DependencyDown
 
@@ -108,7 +108,7 @@ class Fetch(BasePrimitive):
         done = next(koa.download([frame], directory, products=name), None)
         if done is None or done.frame.version != frame.version:
             raise Unobtainable(f"{frame.koaid} is no longer version {frame.version}")
-        if getattr(done.error, "status", 0) == HTTPStatus.UNAUTHORIZED:
+        if isinstance(done.error, PeerFault) and done.error.status == HTTPStatus.UNAUTHORIZED:
             raise done.error
         if done.error:  # no repeat mends it: it is proprietary, or damaged
             raise Unobtainable(f"{name}: {done.error}")
