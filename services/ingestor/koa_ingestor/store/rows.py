@@ -35,8 +35,8 @@ def merge(
     before, frame.updated = frame.acquired, utcnow()
     frame.acquired = merged.acquired or before
     # A reduced frame is of its raw frame's night, whenever it was reduced.
-    told = DATE.search(frame.koaid or "") if frame.level else None
-    night = "-".join(told.groups()) if told else frame.acquired.date().isoformat()
+    day = DATE.search(frame.koaid or "") if frame.level else None
+    night = "-".join(day.groups()) if day else frame.acquired.date().isoformat()
     frame.night = frame.night or night
     known = list(frame.findings or [])
     skewed = any(finding["code"] == "CLOCK_SKEW" for finding in known)
