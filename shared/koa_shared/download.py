@@ -50,12 +50,13 @@ def offered(frame: FrameView, pattern: str) -> list[Offered]:
 def save(target: Path, product: Offered, read: Read) -> Path | None:
     """Have the product's bytes lie at `target`; return where other content that did is now.
 
-    What breaks off stays beside it as a hidden part, with which the next call goes on.
+    What breaks off stays beside it as a hidden part, with which the next call goes on.  Who
+    wants other content there waits: the part belongs to the target's name.
     Raises DigestMismatch, DependencyDown if `read` ends too early, OSError of the disk.
     """
     if _is_whole(target, product):
         return None
-    part = target.with_name(f".{target.name}.{(product.sha256 or '')[:16]}.part")
+    part = target.with_name(f".{target.name}.part")
     with _locked(part) as file:
         if _is_whole(target, product):  # whoever had the lock has fetched it
             part.unlink()

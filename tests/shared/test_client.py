@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -203,7 +204,7 @@ def test_a_server_without_ranges_costs_bytes_and_no_more(
 
 def test_a_part_that_is_none_is_begun_anew(archive: Archive, koa: Koa, tmp_path: Path) -> None:
     frame = archive.holds()
-    part = tmp_path / f".{NAME}.{frame.products[0]['sha256'][:16]}.part"
+    part = tmp_path / f".{NAME}.part"
     for junk in (b"junk" * 100, b"j" * len(DATA), b"j" * (len(DATA) + 1)):
         part.write_bytes(junk)
         [done] = fetched(koa, tmp_path, frame)
@@ -266,6 +267,35 @@ def test_what_is_prepared_anew_meanwhile_is_not_left_out(
     done = fetched(koa, tmp_path, listed)
     assert [one.frame.version for one in done] == [3]
     assert (tmp_path / NAME).read_bytes() == DATA * 2
+
+
+def test_two_versions_of_a_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Who comes second waits, and keeps what the first one has put there."""
+    begun, go_on = threading.Event(), threading.Event()
+    both = [DATA, DATA[::-1]]
+    first, second = (
+        Offered(name=NAME, size=len(d), sha256=hashlib.sha256(d).hexdigest()) for d in both
+    )
+
+    def slowly(at: int) -> Iterator[bytes]:
+        yield both[0][at:100_000]
+        begun.set()
+        assert go_on.wait(20)
+        yield both[0][100_000:]
+
+    def soon(at: int) -> Iterator[bytes]:
+        yield both[1][at:]
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(save, tmp_path / NAME, first, slowly)
+        assert begun.wait(20)
+        other = pool.submit(save, tmp_path / NAME, second, soon)
+        threading.Timer(0.2, go_on.set).start()
+        assert one.result(20) is None
+        kept = other.result(20)
+    assert kept is not None
+    assert (kept.read_bytes(), (tmp_path / NAME).read_bytes()) == (both[0], both[1])
+    assert names(tmp_path) == {NAME, kept.name}
 
 
 def test_a_part_that_is_removed_meanwhile_is_a_fault_of_the_disk(tmp_path: Path) -> None:
