@@ -237,10 +237,11 @@ class Koa:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def frame(self, name: str, version: int | None = None) -> FrameView:
-        """Return a frame by its frame_id or KOAID, in its last version or an earlier one."""
+    def frame(self, name: str, version: int | None = None, level: int = 0) -> FrameView:
+        """Return a frame by its frame_id, or by KOAID and level; `version`: an earlier one."""
         where, ask = f"/v1/frames/{quote(name, safe='')}", self.ingestor.call
-        return self.ingestor.again(lambda: ask(FrameView, "GET", where, version=version))
+        query = {"version": version, "level": level or None}
+        return self.ingestor.again(lambda: ask(FrameView, "GET", where, **query))
 
     def frames(self, limit: int | None = None, **filters: Any) -> Iterator[FrameView]:
         """Yield frames, the newest acquired first; `filters` are the fields of Filters.
@@ -293,12 +294,13 @@ class Koa:
         return self.monitor.call(Submitted, "POST", "/v1/files", body=order)
 
     def download(
-        self, frames: Iterable[FrameView], directory: Path, *, products: str = "*.fits",
+        self, frames: Iterable[FrameView], directory: Path, *, products: str | None = None,
         parallel: int = 4, moved: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Download]:  # fmt: skip
         """Fetch the products whose names match into `directory`; yield what became of each.
 
-        Files that are whole are left alone, parts of files are gone on with, each is renamed
+        By default the FITS file of a raw frame, and all of a reduced set, which lies in a
+        directory of its own, `lev1/KOAID`.  Files that are whole are left alone, parts of files are gone on with, each is renamed
         when its SHA-256 is right, `parallel` at once; `moved` is told of bytes as they come.
         Raises DependencyDown when the archive is away, OSError when the disk is full.
         """
@@ -311,14 +313,19 @@ class Koa:
             moved(size)
 
         def work() -> Iterator[Callable[[], Download]]:
-            for frame in self._newest(frames):
+            for frame, superseded in self._newest(frames):
+                name = frame.koaid or frame.frame_id
+                folder = directory / (f"lev{frame.level}/{name}" if frame.level else "")
                 try:
+                    if superseded:
+                        raise superseded
                     found = offered(frame, products)
-                except NotFound as error:
-                    yield partial(Download, frame, directory, 0, error=error)
+                except KoaError as error:
+                    yield partial(Download, frame, directory / name, 0, error=error)
                     continue
+                folder.mkdir(parents=True, exist_ok=True)
                 for product in found:
-                    blank = Download(frame, directory / product.name, product.size)
+                    blank = Download(frame, folder / product.name, product.size)
                     yield partial(self._fetch, blank, product, came)
 
         try:
@@ -326,16 +333,23 @@ class Koa:
         finally:
             stop.set()
 
-    def _newest(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
-        """Leave out whose KOAID another frame has in a later version: the names are the same."""
-        later = set[str]()
+    def _newest(self, frames: Iterable[FrameView]) -> Iterator[tuple[FrameView, KoaError | None]]:
+        """Yield frames as they are now; an error if another one has the KOAID in a later version.
+
+        The names of their files are the same.
+        """
+        later = dict[tuple[str, int], FrameView]()
         for frame in frames:
-            koaid, is_later = frame.koaid or frame.frame_id, (frame.version or 0) > 1
-            # It may be prepared anew since it was listed.
-            last = self.frame(koaid) if is_later else frame
-            if last.frame_id == frame.frame_id and (is_later or koaid not in later):
-                yield last
-            later |= {koaid} if is_later else set()
+            key = frame.koaid or frame.frame_id, frame.level
+            if (frame.version or 0) > (0 if frame.level else 1):  # a set made anew is another frame
+                later[key] = self.frame(key[0], level=frame.level)
+            last = later.get(key, frame)
+            if last.frame_id == frame.frame_id:
+                yield last, None
+            else:
+                why = f"{key[0]} is there in version {last.version}, as frame {last.frame_id}"
+                told = f"{frame.frame_id} has version {frame.version} only: {why}"
+                yield frame, KoaError(told, code="superseded")
 
     def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()

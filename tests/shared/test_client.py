@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from koa_shared import client
+from koa_shared.cli.get import Get
 from koa_shared.client import Download, Koa, PeerFault
 from koa_shared.config import Peers
 from koa_shared.contracts import FrameView
@@ -70,8 +71,10 @@ class Answer(BaseHTTPRequestHandler):
         elif "/products/" in path:
             self.product(archive, fault, archive.files[path.rpartition("/")[2]])
         else:
-            known = [f for f in archive.frames if path.endswith((f.frame_id, f.koaid or "-"))]
-            newest = max(known, key=lambda frame: frame.version or 0)
+            level = int(query.get("level", 0))
+            ours = [f for f in archive.frames if path.endswith(f.frame_id)]
+            known = [f for f in archive.frames if (f.koaid, f.level) == (path[11:], level)]
+            newest = max(ours or known, key=lambda frame: frame.version or 0)
             self.say(200, newest.model_dump_json().encode())
 
     def product(self, archive: Archive, fault: str, data: bytes) -> None:
@@ -254,9 +257,62 @@ def test_a_name_that_leads_out_is_refused(archive: Archive, koa: Koa, tmp_path: 
 def test_the_last_version_counts(archive: Archive, koa: Koa, tmp_path: Path) -> None:
     first = archive.holds()
     second = archive.holds(data=DATA * 2, version=2, frame_id="0" * 32)
-    done = fetched(koa, tmp_path, second, first)
-    assert [one.frame.version for one in done] == [2]
+    [done, old] = fetched(koa, tmp_path, second, first)
+    assert (done.error, done.frame.version) == (None, 2)
+    assert getattr(old.error, "code", "") == "superseded"
+    assert str(old.error).endswith(f"is there in version 2, as frame {second.frame_id}")
     assert (tmp_path / NAME).read_bytes() == DATA * 2
+    assert names(tmp_path) == {NAME}
+
+
+def test_who_names_a_frame_that_is_superseded_is_told(
+    archive: Archive, koa: Koa, tmp_path: Path
+) -> None:
+    second = archive.holds(version=2)
+    archive.holds(data=DATA * 2, version=3, frame_id="0" * 32)
+    whole = Get(koa, None, tmp_path, 1)
+    told = whole.run(lambda: [second], named=True)
+    assert "superseded" not in told.get("left_out", {})
+    assert [row["name"] for row in told["failed"]] == [second.koaid]
+    assert "has version 2 only" in told["failed"][0]["reason"]
+    told = Get(koa, None, tmp_path, 1).run(lambda: [second], named=False)
+    assert (told["left_out"], "failed" in told) == ({"superseded": 1}, False)
+    assert names(tmp_path) == set()
+
+
+def test_reduced_sets_lie_apart(archive: Archive, koa: Koa, tmp_path: Path) -> None:
+    """Sets have files of the same names; each lies whole in a directory of its own."""
+    raw = archive.holds()
+
+    files = {"reduced.fits.gz": b"x", "all.log": b"xx"}
+    archive.files |= files
+    products = [
+        {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    ]
+
+    def holds(frame_id: str, **more: Any) -> FrameView:
+        return archive.holds(frame_id=frame_id * 32, products=products, **more)
+
+    old = holds("a", koaid=raw.koaid, level=1)
+    sets = [
+        holds("b", koaid=raw.koaid, level=1, version=2),
+        holds("c", koaid=raw.koaid, level=2),
+        holds("d", koaid="NR.20261123.45754.84", level=1),
+    ]
+    done = fetched(koa, tmp_path, raw, *sets, old)
+    assert [one.error and getattr(one.error, "code", "") for one in done[-2:]] == [
+        None, "superseded",
+    ]  # fmt: skip
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {NAME} | {
+        f"lev{one.level}/{one.koaid}/{name}"
+        for one in sets
+        for name in files
+    }
+    assert [one.moved for one in fetched(koa, tmp_path, *sets)] == [0] * 6
+    [log] = fetched(koa, tmp_path, sets[0], products="*.log")
+    assert log.path == tmp_path / "lev1" / str(raw.koaid) / "all.log"
 
 
 def test_what_is_prepared_anew_meanwhile_is_not_left_out(
