@@ -94,13 +94,15 @@ async def test_a_night_is_added_up(night: Night) -> None:
     raw, reduced = told.instruments
     assert [getattr(raw, name) for name in STATES] == [5, 3, 1, 0, 0, 1, 1]
     assert [getattr(reduced, name) for name in STATES] == [1, 1, 0, 0, 0, 0, 0]
+    assert (reduced.missing, reduced.verdict, told.verdict) == (2, "incomplete", "incomplete")
+    assert (raw.missing, raw.pipelines, reduced.types) == (0, [], [])
     assert (raw.level, raw.bytes, raw.exposure_seconds) == (0, 3 * 5760, 90.0)
     assert [(t.type, t.frames, t.exposure_seconds) for t in raw.types] == [
         ("object", 2, 60.0), ("bias", 1, 30.0),
     ]  # fmt: skip
     assert (raw.hours[12], raw.hours[14], sum(raw.hours)) == (4, 1, 5)
     assert raw.latency is not None
-    assert (raw.latency.frames, len(told.worst)) == (2, 3)
+    assert (raw.latency.frames, len(told.worst)) == (2, 2)
     assert told.worst[0].latency_seconds == pytest.approx(raw.latency.max, abs=1e-3)
     assert told.findings == [
         FindingCount(instrument="KCWI", code="EMPTY_FILE", frames=1, week=0),
