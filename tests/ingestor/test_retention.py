@@ -181,7 +181,8 @@ async def test_quarantine_of_what_is_complete_by_now(site: Site, new_event: New)
     await ended(site, new_event, 2, days=1)
     assert await site.told() == []
     await site.archive(3)
-    again = new_event(site.file, Status.INVALID, seq=9, at=utcnow(), generation=1)
+    at = utcnow() - timedelta(days=10.5)
+    again = new_event(site.file, Status.INVALID, seq=9, at=at, generation=1)
     await site.db.write(site.store.apply, EventBatch(events=[again]))  # as after a `resend`
     dry = await site.told()
     assert [(i["policy"], i["prefix"]) for i in dry] == [("quarantine", f"{where}/1/")]

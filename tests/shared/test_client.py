@@ -306,9 +306,7 @@ def test_reduced_sets_lie_apart(archive: Archive, koa: Koa, tmp_path: Path) -> N
     ]  # fmt: skip
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {NAME} | {
-        f"lev{one.level}/{one.koaid}/{name}"
-        for one in sets
-        for name in files
+        f"lev{one.level}/{one.koaid}/{name}" for one in sets for name in files
     }
     assert [one.moved for one in fetched(koa, tmp_path, *sets)] == [0] * 6
     [log] = fetched(koa, tmp_path, sets[0], products="*.log")

@@ -63,7 +63,12 @@ class Nights:
         exposure = func.sum(case((is_open, frame.exposure)))
         sums = (func.count(), found, exposure, func.coalesce(func.sum(Version.raw_size), 0))
         mine = and_(col(Version.koaid) == frame.koaid, col(Version.version) == frame.version)
-        query = select(*by, *sums, pipeline).select_from(Frame).outerjoin(Version, mine).where(_of(night))
+        query = (
+            select(*by, *sums, pipeline)
+            .select_from(Frame)
+            .outerjoin(Version, mine)
+            .where(_of(night))
+        )
         return [Group(*row) for row in session.execute(query.group_by(*by[:3], "kind", "pipeline"))]
 
     def _missing(
