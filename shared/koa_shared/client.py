@@ -18,7 +18,7 @@ from . import faults, logs
 from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
-from .errors import DependencyDown, Forbidden, KoaError, NotFound, Rejected
+from .errors import DependencyDown, Forbidden, KoaError, Rejected
 from .retry import backoff
 
 T = TypeVar("T")
@@ -299,9 +299,10 @@ class Koa:
     ) -> Iterator[Download]:  # fmt: skip
         """Fetch the products whose names match into `directory`; yield what became of each.
 
-        By default the FITS file of a raw frame, and all of a reduced set, which lies in a
-        directory of its own, `lev1/KOAID`.  Files that are whole are left alone, parts of files are gone on with, each is renamed
-        when its SHA-256 is right, `parallel` at once; `moved` is told of bytes as they come.
+        By default a raw frame's FITS file, and all of a reduced set, which lies in a directory
+        of its own, `lev1/KOAID`.  Files that are whole are left alone, parts of files are gone
+        on with, each is renamed when its SHA-256 is right, `parallel` at once; `moved` is told
+        of bytes as they come.
         Raises DependencyDown when the archive is away, OSError when the disk is full.
         """
         directory.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,8 @@ class Offered(BaseModel, frozen=True):
 def offered(frame: FrameView, pattern: str | None) -> list[Offered]:
     """Return the products of a frame whose names match (as in a shell).
 
-    Without a pattern: a raw frame's FITS file, all of a reduced set.  Raises NotFound if there is none: it is not archived, or has no such product.
+    Without a pattern: a raw frame's FITS file, all of a reduced set.
+    Raises NotFound if there is none: it is not archived, or has no such product.
     """
     pattern = pattern or ("*" if frame.level else "*.fits")
     told = [Offered.model_validate(product) for product in frame.products]

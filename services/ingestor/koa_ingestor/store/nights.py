@@ -75,15 +75,19 @@ class Nights:
         self, session: Session, night: str, caller: Caller, levels: set[int]
     ) -> list[Group]:
         """Return how many archived science frames lack a set of each level that there is."""
-        found, made, name = list[Group](), cast("Any", aliased(Frame)), col(Frame.instrument)
-        is_science = func.coalesce(Frame.koaimtyp, "object").in_(SCIENCE)
-        raw = (_of(night), _is_open(caller), is_science, Frame.status == Status.COMPLETE)
+        found, frame, made = list[Group](), cast("Any", Frame), cast("Any", aliased(Frame))
+        is_science = func.coalesce(frame.koaimtyp, "object").in_(SCIENCE)
+        raw = (_of(night), _is_open(caller), is_science, frame.status == Status.COMPLETE)
         for level in levels - {0}:
-            mine = made.status == Status.COMPLETE, made.level == level
-            ours = exists().where(made.night == night, made.level == level, made.instrument == name)
-            lacks = ~exists().where(made.koaid == Frame.koaid, *mine)
-            query = select(name, func.count()).where(*raw, Frame.level == 0, ours, lacks)
-            rows = session.execute(query.group_by(name))
+            mine = (made.level == level, made.instrument == frame.instrument)
+            ours = exists().where(made.night == night, *mine)
+            lacks = ~exists().where(
+                made.koaid == frame.koaid, made.status == Status.COMPLETE, *mine
+            )
+            query = select(frame.instrument, func.count()).where(
+                *raw, frame.level == 0, ours, lacks
+            )
+            rows = session.execute(query.group_by(frame.instrument))
             found += [Group(one, level, "MISSING", None, count) for one, count in rows]
         return found
 
