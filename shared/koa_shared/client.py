@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
@@ -19,6 +20,7 @@ from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, Rejected
+from .products import Delivered, Delivery
 from .retry import backoff
 
 T = TypeVar("T")
@@ -237,11 +239,11 @@ class Koa:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def frame(self, name: str, version: int | None = None, level: int = 0) -> FrameView:
-        """Return a frame by its frame_id, or by KOAID and level; `version`: an earlier one."""
-        where, ask = f"/v1/frames/{quote(name, safe='')}", self.ingestor.call
-        query = {"version": version, "level": level or None}
-        return self.ingestor.again(lambda: ask(FrameView, "GET", where, **query))
+    def frame(self, name: str, version: int | None = None, level: int | None = None) -> FrameView:
+        """Return a frame by its frame_id or KOAID (and level), its last version or another."""
+        where = f"/v1/frames/{quote(name, safe='')}"
+        ask = partial(self.ingestor.call, FrameView, "GET", where, version=version, level=level)
+        return self.ingestor.again(ask)
 
     def frames(self, limit: int | None = None, **filters: Any) -> Iterator[FrameView]:
         """Yield frames, the newest acquired first; `filters` are the fields of Filters.
@@ -292,6 +294,21 @@ class Koa:
         """Have a file archived that nobody announced; `more` are the fields of Submission."""
         order = Submission(path=path, **more)
         return self.monitor.call(Submitted, "POST", "/v1/files", body=order)
+
+    def deliver(self, directory: str, **more: Any) -> Delivered:
+        """Have what a pipeline wrote archived; `more` are the fields of Delivery.
+
+        Asked again until it is answered: with the delivery's own id a repeat changes nothing.
+        """
+        told = {"delivery": str(uuid4())} | {k: v for k, v in more.items() if v is not None}
+        order = Delivery(directory=directory, **told)
+        ask = partial(self.preparer.call, Delivered, "POST", "/v1/products", body=order)
+        return self.preparer.again(ask)
+
+    def delivered(self, delivery: str) -> Delivered:
+        """Return what became of a delivery."""
+        where = f"/v1/products/{quote(delivery, safe='')}"
+        return self.preparer.again(partial(self.preparer.call, Delivered, "GET", where))
 
     def download(
         self, frames: Iterable[FrameView], directory: Path, *, products: str | None = None,

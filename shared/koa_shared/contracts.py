@@ -218,7 +218,7 @@ class Program(Message):
 class Recipe(Message):
     """What made a frame's products; `rules` is a digest of the instrument's file and rules."""
 
-    software: str = Field(max_length=64, examples=["koa-rti 0.1.0"])
+    software: str = Field(max_length=160, examples=["koa-rti 0.1.0"])
     rules: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
@@ -304,18 +304,6 @@ class EventBatch(Message):
     inventory: Inventory | None = None
 
 
-class Done(BaseModel):
-    """An operator's deed: who, when, why, what changed."""
-
-    id: int
-    at: Time
-    who: str
-    verb: str
-    target: str = Field(description="a frame_id, a path, a source or an instrument")
-    why: str
-    changed: dict[str, Any] | None
-
-
 class Submission(Message):
     """`POST /v1/files` on the monitor: a person names a file."""
 
@@ -331,6 +319,17 @@ class Submitted(Message):
     frame_id: str | None
     decision: Literal["accepted", "duplicate", "ignored"]
     reason: str
+
+
+class Link(Message):
+    """A raw frame, or the newest reduced products of one level, of the same KOAID."""
+
+    frame_id: str
+    koaid: str
+    level: int
+    version: int | None = Field(default=None, description="None while it is on its way")
+    status: Status
+    pipeline: str | None = None
 
 
 class FrameView(Message, extra="ignore"):
@@ -353,6 +352,8 @@ class FrameView(Message, extra="ignore"):
     products: list[dict[str, Any]] = []
     program: Program | None = None
     recipe: Recipe | None = None
+    pipeline: str | None = Field(default=None, description="that reduced it, and its version")
+    links: list[Link] = Field(default=[], description="a raw frame's products, a product's raw")
     metadata: dict[str, Any] = Field(default={}, description="core columns")
     attempt: int | None = None
     next_attempt_at: Time | None = None

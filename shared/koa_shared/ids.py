@@ -21,6 +21,11 @@ def frame_id(path: str, size: int, mtime_ns: int) -> str:
     return str(uuid5(NAMESPACE, f"{normal_path(path)}\n{size}\n{mtime_ns}"))
 
 
+def set_id(delivery: str, level: int, koaid: str) -> str:
+    """Return the identity of a set of reduced products: of a repeated delivery it is the same."""
+    return str(uuid5(UUID(delivery), f"{level}\n{koaid}"))
+
+
 def koaid(
     prefix: str, ut_date: date, ut: time, suffix: str = "", fraction: Fraction = "production"
 ) -> str:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from .products import Reduced
+
 DATA = Path(__file__).parent / "data"
 DEFAULTS = tomllib.loads((DATA / "defaults.toml").read_text())
 OPERATORS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: truediv, ast.Mod: mod}
@@ -260,6 +262,8 @@ class Instrument(Data):
     columns: tuple[dict[str, Any], ...] = Field(alias="column", default=())
     preview: tuple[Picture, ...] = (Picture(),)
     extension_tables: bool = True
+    reduced: tuple[Reduced, ...] = ()  # which files make a set of levels 1 and 2
+    reduced_roots: tuple[str, ...] = ()  # announced directories of them, besides `roots`
 
     @model_validator(mode="after")
     def _flags_are_known(self) -> Self:

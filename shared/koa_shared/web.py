@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import logs
 from .config import ServiceConfig, is_loopback
-from .contracts import Accepted, Done, Problem, Sha256, utcnow
+from .contracts import Accepted, Problem, Sha256, Time, utcnow
 from .errors import DependencyDown, Forbidden, KoaError, Unauthorized
 
 logger = structlog.get_logger("koa_shared")
@@ -30,6 +30,18 @@ MAX_BODY = 16 << 20
 BODIES = 64 << 20  # bytes of all bodies at once; parsed, they take several times that
 STRANGERS = 300  # requests at once without a token, of the 500 connections (service.serve)
 GRACE = 60.0  # s for which tokens outlive a file that can't be read
+
+
+class Done(BaseModel):
+    """An operator's deed: who, when, why, what changed."""
+
+    id: int
+    at: Time
+    who: str
+    verb: str
+    target: str = Field(description="a frame_id, a path, a source or an instrument")
+    why: str
+    changed: dict[str, Any] | None
 
 
 class Caller(BaseModel, frozen=True, extra="forbid"):

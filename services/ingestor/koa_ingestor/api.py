@@ -29,6 +29,7 @@ FILE: dict[str, Any] = {
 PUBLIC_SOURCE = {"name", "instrument", "connected", "paused", "last_frame_at", "at"}
 Night = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Number = Annotated[int | None, Query(ge=1, le=1_000_000)]
+OfLevel = Annotated[int, Query(alias="level", ge=0, le=2, description="where a KOAID names it")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Range = Annotated[str | None, Header(alias="range")]
 # A date as text: pydantic takes numbers for days since 1970, too.
@@ -65,14 +66,17 @@ async def list_frames(
     """Return one page of frames, each as you may see it."""
     wanted = filters.model_dump(exclude={"cursor"})
     rows, more = await ctx.db.read(ctx.store.frames, wanted, caller, filters.cursor)
-    return Page(items=[view(row.model_dump(), caller) for row in rows], next=more)
+    shown = await ctx.db.read(ctx.store.shown, rows)
+    return Page(items=[view(row, caller) for row in shown], next=more)
 
 
 @router.get("/frames/{name}", summary="One frame, by frame_id or KOAID")
-async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> FrameView:
-    """Return a frame as you may see it; `version` for an earlier one."""
-    row, held = await ctx.db.read(ctx.store.holding, name, version)
-    values = row.model_dump()
+async def get_frame(
+    name: str, ctx: Ctx, caller: AnyCaller, version: Number = None, level: OfLevel = 0
+) -> FrameView:
+    """Return a frame as you may see it; `version` for an earlier one, `level` for a reduced one."""
+    row, held = await ctx.db.read(ctx.store.holding, name, version, level)
+    [values] = await ctx.db.read(ctx.store.shown, [row])
     if version is not None:
         if held is None:
             raise NotArchived(f"{name} has no version {version}")
@@ -81,16 +85,20 @@ async def get_frame(name: str, ctx: Ctx, caller: AnyCaller, version: Number = No
 
 
 @router.get("/frames/{name}/timeline", summary="A frame's events, in order")
-async def timeline(name: str, ctx: Ctx, caller: AnyCaller) -> list[dict[str, Any]]:
+async def timeline(
+    name: str, ctx: Ctx, caller: AnyCaller, level: OfLevel = 0
+) -> list[dict[str, Any]]:
     """Return when which service said what; of which generation, if you see the frame whole."""
-    row, history = await ctx.db.read(ctx.store.history, name)
+    row, history = await ctx.db.read(ctx.store.history, name, level)
     is_open = is_open_to(caller, row.semid, row.release_date)
     shown = {"service", "seq", "at", "status", "step"} | ({"generation"} if is_open else set())
     return [event.model_dump(mode="json", include=shown) for event in history]
 
 
-async def _archived(name: str, ctx: Ctx, caller: AnyCaller, version: Number = None) -> Any:
-    row, held = await ctx.db.read(ctx.store.holding, name, version)
+async def _archived(
+    name: str, ctx: Ctx, caller: AnyCaller, version: Number = None, level: OfLevel = 0
+) -> Any:
+    row, held = await ctx.db.read(ctx.store.holding, name, version, level)
     if not is_open_to(caller, row.semid, row.release_date):
         raise Proprietary("a token that names the frame's program is needed")
     if held is None:
@@ -103,7 +111,7 @@ Archived = Annotated[Any, Depends(_archived)]
 
 @router.get("/frames/{name}/file", summary="The FITS file; ranges are served", **FILE)
 async def get_file(ctx: Ctx, archived: Archived, range_: Range = None) -> StreamingResponse:
-    """Stream the level-0 FITS file."""
+    """Stream the FITS file; of a reduced frame the first."""
     return await send(ctx, archived, ("role", "fits"), range_)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from koa_shared.contracts import FrameView, Timeline, utcnow
 from koa_shared.web import Caller
 
+from .pipeline import pipeline_of
+
 PUBLIC = {
     "frame_id", "koaid", "instrument", "level", "version", "status", "step", "night",
     "timeline", "latency_seconds",
@@ -24,6 +26,7 @@ def view(row: dict[str, Any], caller: Caller) -> FrameView:
     products = [{k: v for k, v in p.items() if k != "key"} for p in row["products"]]
     more: dict[str, Any] = {"latency_seconds": timeline.latency_seconds, "timeline": timeline}
     more |= {"products": products, "metadata": row["core"] or {}}
+    more["pipeline"] = pipeline_of(row["level"], row["recipe"])
     whole = FrameView.model_validate(row | more)
     if is_open_to(caller, row["semid"], row["release_date"]):
         return whole

@@ -11,15 +11,17 @@ from .catalog import is_open_to, view
 class Entry:
     """A change of a frame, as text for those who see the frame whole, and for others."""
 
-    def __init__(self, entry: Any, frame: Any) -> None:
+    def __init__(self, entry: Any, frame: Any, links: dict[str, Any]) -> None:
         self.id, self._status, self._frame = entry.id, entry.status, frame
+        self._links = links[frame.frame_id]
         self._texts: dict[bool, str] = {}
 
     def text(self, caller: Caller) -> str:
         """Return the event as this caller may see it."""
         is_open = is_open_to(caller, self._frame.semid, self._frame.release_date)
         if is_open not in self._texts:
-            data = view(self._frame.model_dump(), caller).model_dump_json(exclude_none=True)
+            row = self._frame.model_dump() | {"links": self._links}
+            data = view(row, caller).model_dump_json(exclude_none=True)
             self._texts[is_open] = f"id: {self.id}\nevent: {self._status}\ndata: {data}\n\n"
         return self._texts[is_open]
 
@@ -47,6 +49,7 @@ class Feed:
     async def _read(self, last: int) -> tuple[list[Entry], int]:
         try:
             rows, oldest = await self._db.read(self._store.stream_after, last)
-            return [Entry(*row) for row in rows], oldest
+            links = await self._db.read(self._store.links, [frame for _, frame in rows])
+            return [Entry(*row, links) for row in rows], oldest
         finally:
             self._asked.pop(last, None)

@@ -142,7 +142,7 @@ def report(
     ]
     amiss = [row for row in rows if row.verdict is not Verdict.COMPLETE]
     reasons = [f"{r.instrument}, level {r.level}: {' '.join(r.reasons)}" for r in amiss]
-    raw = [row.verdict for row in rows if not row.level]
+    raw = [row.verdict for row in rows if not row.level]  # no set makes a night incomplete
     good = "All that was announced is archived." if raw else "No raw frame was announced."
     plot = [one for at in sorted(bins) if (one := latency(bins[at], at))]
     return NightReport(

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from koa_shared.contracts import FilePrepared, Finding, Severity, Timeline
 
 # Live before backlog (design 5).
 BACKLOG = {"live": 0, "canary": 0, "manual": 1, "recovered": 2, "reprocess": 3}
-# What becomes of a prepared frame.
-Verdict = StrEnum("Verdict", "NEW RESUME WAIT DUPLICATE CONFLICT")
+# What becomes of a prepared frame; ORPHAN: the raw frame of a reduced one is not archived.
+Verdict = StrEnum("Verdict", "NEW RESUME WAIT DUPLICATE CONFLICT ORPHAN")
 
 
 class Claimed(NamedTuple):
@@ -29,7 +29,8 @@ def judge(
 ) -> tuple[Verdict, Claimed | None]:
     """Compare a frame with what its KOAID holds already (design 4, "same bytes").
 
-    `accepted` is an operator's word that other raw bytes are the next version.
+    `accepted` is an operator's word that other raw bytes are the next version; of a reduced
+    frame nobody is asked.
     """
     mine = [held for held in versions if held.frame_id == frame.frame_id]
     kept = [held for held in versions if held.committed]
@@ -40,7 +41,7 @@ def judge(
     if not any(held.committed for held in mine):
         if same:
             return Verdict.DUPLICATE, same[0]
-        if kept and not accepted:
+        if kept and not (accepted or frame.level):
             return Verdict.CONFLICT, kept[-1]
     return (Verdict.WAIT, begun[0]) if begun else (Verdict.NEW, None)
 
@@ -52,6 +53,11 @@ def clock_skew(timeline: Timeline) -> list[Finding]:
     texts = [f"{b} is {(t - u).total_seconds():.3f} s before {a}" for (a, t), (b, u) in back]
     why = {"code": "CLOCK_SKEW", "severity": Severity.WARNING, "step": "timeline"}
     return [Finding(**why, message=text) for text in texts]
+
+
+def pipeline_of(level: int, recipe: dict[str, Any] | None) -> str | None:
+    """Return which pipeline reduced a frame, and its version; None of a raw one."""
+    return recipe["software"] if level and recipe else None
 
 
 def archive_key(where: tuple[str, int, str, int], name: str) -> str:

@@ -29,6 +29,7 @@ logger = structlog.get_logger("koa_ingestor")
 
 PARALLEL = 3  # copies of one frame at a time: the large one and the small ones beside it
 STEP_LIMIT = 300.0  # s; copying and reading back the largest frame of all
+RAW_WAIT = 60.0  # s at most between two looks whether a raw frame is archived
 CLAIM_WAIT = 0.2  # s until another frame of the same KOAID is looked at again
 AGAIN = (1.0, 5.0, 0.0)  # s; an object that can't be read, in a store that answers
 SCRUB_IDLE = 15.0  # s between looks for what is due
@@ -61,11 +62,12 @@ class Worker:
         prepared, verdict, held = await self.db.write(self.store.begin, job)
         names = {"koaid": prepared.koaid, "instrument": prepared.instrument}
         logs.bind("ingestor", job.trace, frame_id=prepared.frame_id, **names)
+        if verdict is Verdict.ORPHAN:
+            return await self._await_raw(job, prepared)
         if verdict is Verdict.WAIT or held is None:
             raise NotYet("another frame of this KOAID is being ingested", CLAIM_WAIT)
         if verdict in (Verdict.DUPLICATE, Verdict.CONFLICT):
-            await self._turn_away(job, prepared, verdict, held)
-            return
+            return await self._turn_away(job, prepared, verdict, held)
         try:
             async with asyncio.timeout(STEP_LIMIT):
                 await self._promote(job, prepared, held.version)
@@ -99,7 +101,8 @@ class Worker:
         timeline = Timeline.model_validate(frame.timeline)
         self._count(frame, prepared.findings)
         kind = "science" if prepared.is_science else "calibration"
-        self.metrics.types.labels(frame.instrument, kind).inc()
+        if prepared.level == 0:
+            self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
             self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
@@ -114,6 +117,19 @@ class Worker:
         self.metrics.frames.labels(frame.instrument, frame.status, frame.origin).inc()
         self.metrics.found(frame.instrument, findings)
 
+    async def _await_raw(self, job: Job, prepared: FilePrepared) -> None:
+        """Look again later whether a reduced frame's raw one is archived, or ask an operator."""
+        waited = (utcnow() - (prepared.timeline.notified or utcnow())).total_seconds()
+        text = f"it waits until its raw frame {prepared.koaid} is archived"
+        about = {"code": "RAW_NOT_ARCHIVED", "step": "claim", "message": text}
+        if waited > self.config.raw_seconds:
+            finding = Finding(**about, severity=Severity.ERROR)
+            frame = await self.db.write(self.store.end, job, finding, Status.ERROR)
+            return self._count(frame, [finding])
+        finding = Finding(**about, severity=Severity.WARNING)
+        await self.db.write(self.store.note, job, finding, None)
+        raise NotYet(text, min(max(waited / 2, 0.2), RAW_WAIT))
+
     async def _turn_away(
         self, job: Job, prepared: FilePrepared, verdict: Verdict, held: Claimed
     ) -> None:
@@ -125,7 +141,7 @@ class Worker:
         if verdict is Verdict.DUPLICATE:
             status, finding = Status.DUPLICATE, Finding(
                 code="DUPLICATE", severity=Severity.WARNING, step="claim",
-                message=f"the same raw bytes are archived as {prepared.koaid}, "
+                message=f"the same {'files' if prepared.level else 'raw bytes'} are archived as {prepared.koaid}, "
                 f"version {held.version}, from frame {held.frame_id}",
             )  # fmt: skip
 
@@ -233,7 +249,8 @@ class Worker:
         instruments = await self.objects.folders(bucket)
         for night in [n for name in instruments for n in await self.objects.folders(bucket, name)]:
             found = await self.objects.names(bucket, night)
-            for key in (key for key in found if key.endswith(".manifest.json")):
+            # Raw frames come first: what is reduced is as closed as they are.
+            for key in sorted(key for key in found if key.endswith(".manifest.json")):
                 try:
                     await self._restore(key, found[key])
                 except (ObjectMissing, VerificationFailed, Conflict, ValueError) as error:
@@ -241,8 +258,9 @@ class Worker:
 
     async def _restore(self, key: str, at: datetime) -> None:
         home, _, name = key.rpartition("/")
-        version, koaid = int(home.rpartition("/v")[2]), name.removesuffix(".manifest.json")
-        if await self.db.read(self.store.has, koaid, version):
+        level, koaid, number = home.split("/")[-3:]
+        version = int(number.removeprefix("v"))
+        if await self.db.read(self.store.has, koaid, int(level.removeprefix("lev")), version):
             return
         body = await self.objects.get(self.config.archive_bucket, key)
         prepared = FilePrepared.model_validate_json(body)

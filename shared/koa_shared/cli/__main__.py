@@ -32,6 +32,7 @@ from ..errors import DependencyDown, KoaError
 from .campaign import Campaigns
 from .koa import Koa
 from .many import row
+from .products import Products
 
 T = TypeVar("T")
 COLUMNS = (
@@ -41,7 +42,7 @@ COLUMNS = (
     "last_frame_at", "type", "object", "program", "status", "latency", "step", "decision",
     "reason", "path", "code", "severity", "message", "size", "version", "product", "found",
     "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy", "prefix",
-    "since", "due_seconds", "objects", "bytes", "sha256",
+    "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -52,6 +53,8 @@ LOOKS: dict[str, Any] = {
 main = typer.Typer(help=__doc__.replace(r"\b", "\b"), **LOOKS)  # the lines after it are kept
 campaign = typer.Typer(help=Campaigns.__doc__, **LOOKS)
 main.add_typer(campaign, name="campaign")
+products = typer.Typer(help=Products.__doc__, **LOOKS)
+main.add_typer(products, name="products")
 
 
 def reach(work: Callable[[Koa], T]) -> T:
@@ -164,6 +167,9 @@ for name, method in vars(Koa).items():
 for name, method in vars(Campaigns).items():
     if not name.startswith("_"):
         add(method, campaign, lambda koa: koa.campaigns)
+for name, method in vars(Products).items():
+    if not name.startswith("_"):
+        add(method, products, lambda koa: koa.products)
 
 
 @main.command()

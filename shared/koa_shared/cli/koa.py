@@ -23,6 +23,7 @@ from .campaign import Campaigns
 from .get import Get
 from .many import groups
 from .night import Night, answer, read
+from .products import Products
 from .why import sentence, unknown
 
 
@@ -32,7 +33,7 @@ class Koa:
     def __init__(self, archive: client.Koa) -> None:
         self._monitor, self._preparer = archive.monitor, archive.preparer
         self.archive, self.ingestor = archive, archive.ingestor
-        self.campaigns = Campaigns(archive.preparer)
+        self.campaigns, self.products = Campaigns(archive.preparer), Products(archive)
 
     def submit(
         self, path: w.Announced, instrument: w.Instrument = None, source: w.Source = None,

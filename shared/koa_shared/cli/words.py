@@ -44,3 +44,14 @@ Number = Annotated[int, Argument(help="The campaign's.")]
 Rules = Annotated[str | None, Option(help="What made them, or `outdated`: not today's rules.")]
 Rate = Annotated[float, Option(help="Frames per minute at most.")]
 Each = Annotated[bool, Option("--frames", help="Each frame.")]
+Reductions = Annotated[
+    str, Argument(help="Directory, as the preparer knows it: /s/sdata1400/...", metavar="DIR")
+]
+Whose = Annotated[str, Option("--instrument", help="Its name: KCWI.")]
+Level = Annotated[int, Option(min=1, max=2, help="1 is a quick look, 2 is ready for science.")]
+Pipeline = Annotated[
+    tuple[str, str], Option(help="What reduced it: its name and its version.", metavar="NAME VERSION")
+]
+Koaid = Annotated[str | None, Option(help="Of the raw frame.")]
+Files = Annotated[list[str] | None, Option(help="A file below DIR; may be repeated.")]
+DeliveryId = Annotated[str, Argument(help="As `koa products submit` told it.")]

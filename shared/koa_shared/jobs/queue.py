@@ -94,14 +94,15 @@ class JobQueue:
         self.wake: Callable[[str], object] = lambda _: None
 
     @staticmethod
-    def _now(session: Session) -> Any:
+    def now(session: Session) -> Any:
+        """Return the time in seconds on the clock of the jobs, as an expression or a number."""
         if is_postgresql(session):
             return sa.func.extract("epoch", sa.func.clock_timestamp())
         # The host's monotonic clock: a stepped wall clock delays no retry.
         return time.monotonic()
 
     def _lease(self, session: Session) -> dict[str, Any]:
-        until = self._now(session) + self.lease
+        until = self.now(session) + self.lease
         return {"state": "leased", "owner": self.owner, "lease_until": until}
 
     def _rank(self) -> Any:
@@ -113,7 +114,7 @@ class JobQueue:
     def recover(self, session: Session) -> None:
         """At start on SQLite: delays were on a clock that may have begun anew with the host."""
         if not is_postgresql(session):
-            at, now = self.table.c.not_before, self._now(session)
+            at, now = self.table.c.not_before, self.now(session)
             kept = sa.case((at > now + 60, 0), else_=at)  # no failure's delay is longer
             session.execute(sa.update(self.table).values(not_before=kept, created_at=now))
 
@@ -122,7 +123,7 @@ class JobQueue:
         t = self.table.c
         dead = [t.state == "leased", t.owner != self.owner]
         if is_postgresql(session):
-            dead.append(t.lease_until < self._now(session))
+            dead.append(t.lease_until < self.now(session))
         rows = session.execute(sa.select(*(t[name] for name in Job.__slots__)).where(*dead))
         return [Job(*row) for row in rows]
 
@@ -134,7 +135,7 @@ class JobQueue:
         started = session.info.setdefault("started", set())  # one of each queue is enough
         late = 0 < job.sort_at < time.time() - LATE_SECONDS  # it waits as backlog does
         at_once = not (job.delay or late or job.queue in started) and self.may_start(session, job)
-        values = asdict(job) | {"created_at": self._now(session), "attempts": 0, "error": ""}
+        values = asdict(job) | {"created_at": self.now(session), "attempts": 0, "error": ""}
         values["not_before"] = values["created_at"] + values.pop("delay")
         values |= {"state": "ready", "owner": "", "lease_until": 0.0, "token": int(at_once)}
         values |= self._lease(session) if at_once else {}
@@ -163,7 +164,7 @@ class JobQueue:
         `alone`): no other one of its priority overtakes it for ever.
         """
         t = self.table.c
-        can = sa.and_(t.state == "ready", t.not_before <= self._now(session))
+        can = sa.and_(t.state == "ready", t.not_before <= self.now(session))
         if live:
             can = sa.and_(can, self._rank() < LATER)
         group = self._next_group(session, queue, paused(session), can)
@@ -223,7 +224,7 @@ class JobQueue:
         """Put the job back for later, or (None) park it; one with a `fingerprint` counts."""
         values = {
             "state": "parked" if delay is None else "ready", "owner": "",
-            "not_before": self._now(session) + (delay or 0), "error": error[:2000],
+            "not_before": self.now(session) + (delay or 0), "error": error[:2000],
             # What ran when the process died may be why it died: others go first.
             "priority": self.table.c.priority + int(error.startswith(DIED)),
         }  # fmt: skip
@@ -263,14 +264,14 @@ class JobQueue:
     def next_in(self, session: Session, queue: str) -> float | None:
         """Return the seconds until a waiting job is due, None if none waits."""
         t = self.table.c
-        due = sa.func.min(t.not_before) - self._now(session)
+        due = sa.func.min(t.not_before) - self.now(session)
         found = session.scalar(sa.select(due).where(t.queue == queue, t.state == "ready"))
         return None if found is None else max(0.0, float(found))
 
     def depths(self, session: Session) -> list[tuple[str, str, int, float]]:
         """Return (queue, state, how many, age in seconds of the oldest)."""
         t = self.table.c
-        age = self._now(session) - sa.func.min(t.created_at)
+        age = self.now(session) - sa.func.min(t.created_at)
         counted = sa.select(t.queue, t.state, sa.func.count(), age).group_by(t.queue, t.state)
         rows = session.execute(counted)
         return [(q, s, int(n), max(0.0, float(seconds))) for q, s, n, seconds in rows]

@@ -19,9 +19,9 @@ from koa_shared.jobs.workshop import Failure
 from ..errors import UnknownFrame
 from ..pipeline import Claimed, Verdict, judge, priority
 from . import schema
-from .nights import of_frame
+from .nights import HELD, of_frame
 from .retention import Retention
-from .rows import describe, merge, new_version, set_program, take_turns
+from .rows import describe, inherit, merge, new_version, set_program, take_turns
 from .schema import Damage, Frame, FrameCode, Prepared, Version
 
 # What an operator's verb reopens: a status, and a finding that must be there.
@@ -80,12 +80,26 @@ class Store(Retention):
         mine = {"frame_id": frame.frame_id, "generation": frame.generation}
         for held in session.exec(select(Version).filter_by(**mine)):
             held.core = (held.core or {}) | late
+        self._share(session, frame.koaid)
         # Which version of the facts that is.
         told = [event.program and event.program.model_dump_json(), sorted(late.items())]
         facts = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
         changed = {"facts": facts, "weather": late, "program": [before, frame.program]}
         deed = (f"koa-{event.service}", "facts that came late")
         self.audit.record(session, "enrich", frame.frame_id, deed, **changed)
+
+    def _share(self, session: Session, koaid: str | None) -> Frame | None:
+        """Make reduced frames as closed as the raw frame that holds their KOAID; return that."""
+        frames = session.exec(select(Frame).where(Frame.koaid == koaid)).all()
+        held = [frame for frame in frames if frame.level == 0 and frame.version]
+        raw = max(held, key=lambda frame: frame.version or 0, default=None)
+        for frame in frames if raw else ():
+            before = (frame.program, frame.released_at)
+            if frame.level and raw:
+                inherit(frame, raw)
+            if before != (frame.program, frame.released_at) and c.Status(frame.status).is_end:
+                self.publish(session, frame)
+        return raw
 
     def _frame_for(self, session: Session, event: c.Event) -> Frame:
         frame = self._locked(session, event.frame_id)
@@ -170,7 +184,9 @@ class Store(Retention):
         self.queue.renew(session, job)
         body = session.get_one(Prepared, (frame_id, int(generation))).body
         prepared, frame = c.FilePrepared.model_validate(body), self._held(session, frame_id)
-        versions = self._versions(session, prepared.koaid)
+        if prepared.level and self._share(session, prepared.koaid) is None:
+            return prepared, Verdict.ORPHAN, None
+        versions = self._versions(session, prepared)
         verdict, held = judge(prepared, versions, accepted=frame.accepted)
         if verdict is Verdict.NEW:
             # No number is given twice: who began with one may still be writing under it.
@@ -191,12 +207,12 @@ class Store(Retention):
             raise UnknownFrame(frame_id)
         return frame
 
-    def _versions(self, session: Session, koaid: str) -> list[Claimed]:
+    def _versions(self, session: Session, prepared: c.FilePrepared) -> list[Claimed]:
         jobs = self.queue.table.c
         alive = (jobs.queue == "ingest", jobs.state != "parked")
-        mine = select(Version).where(Version.koaid == koaid).order_by(col(Version.version))
+        mine = select(Version).filter_by(koaid=prepared.koaid, level=prepared.level)
         found = []
-        for v in session.exec(mine):
+        for v in session.exec(mine.order_by(col(Version.version))):
             key = jobs.key == f"{v.frame_id}:{v.generation}"
             is_alive = bool(session.scalar(select(func.count()).where(key, *alive)))
             committed = v.committed_at is not None
@@ -214,9 +230,10 @@ class Store(Retention):
         timeline = timeline.merged(c.Timeline(available=c.utcnow()))
         return self._keep(session, prepared, version, timeline)
 
-    def has(self, session: Session, koaid: str, version: int) -> bool:
+    def has(self, session: Session, koaid: str, level: int, version: int) -> bool:
         """Tell whether a version is committed."""
-        mine = select(Version.committed_at).filter_by(koaid=koaid, version=version)
+        key = {"koaid": koaid, "level": level, "version": version}
+        mine = select(Version.committed_at).filter_by(**key)
         return session.exec(mine).first() is not None
 
     def restore(
@@ -224,7 +241,7 @@ class Store(Retention):
     ) -> None:
         """Enter a version that the bucket holds and the catalogue lacks."""
         take_turns(session)
-        key = {"koaid": prepared.koaid, "version": version}
+        key = {"koaid": prepared.koaid, "level": prepared.level, "version": version}
         row = session.exec(select(Version).filter_by(**key)).first()
         whose = (prepared.frame_id, prepared.generation)
         if row is None:
@@ -241,7 +258,7 @@ class Store(Retention):
         self, session: Session, prepared: c.FilePrepared, version: int, timeline: c.Timeline
     ) -> Frame:
         frame = self._held(session, prepared.frame_id)
-        mine = {"koaid": prepared.koaid, "version": version}
+        mine = {"koaid": prepared.koaid, "level": prepared.level, "version": version}
         row = session.exec(select(Version).filter_by(**mine)).one()
         row.products = [product.model_dump(mode="json") for product in prepared.products]
         row.header, row.core = prepared.header, prepared.metadata | (row.core or {})
@@ -252,10 +269,12 @@ class Store(Retention):
             merge(session, frame, timeline)
             self._advance(frame, prepared.generation, c.Status.COMPLETE, "available")
             self.publish(session, frame)
+        session.flush()
+        self._share(session, prepared.koaid)
         return frame
 
     def end(self, session: Session, job: Job, finding: c.Finding, status: c.Status) -> Frame:
-        """End a frame that is not archived: DUPLICATE or INVALID."""
+        """End a frame that is not archived: DUPLICATE, INVALID, or ERROR for an operator."""
         frame = self.note(session, job, finding, status)
         self.queue.finish(session, job)
         return frame
@@ -315,7 +334,7 @@ class Store(Retention):
     def scrubbed(self, session: Session, held: Version, found: dict[str, str]) -> bool:
         """Note what a scrub found damaged of a version; return whether that is news."""
         take_turns(session)
-        mine, now = {"koaid": held.koaid, "version": held.version}, c.utcnow()
+        mine, now = {name: getattr(held, name) for name in HELD}, c.utcnow()
         kept = update(Version).filter_by(**mine, deleted_at=None).values(scrubbed_at=now)
         if not session.execute(kept).rowcount:  # type: ignore[attr-defined]
             return False  # retention has deleted it since the scrub took it up

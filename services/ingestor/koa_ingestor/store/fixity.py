@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, func, or_, select
 
 from koa_shared.audit import Deed
 from koa_shared.contracts import utcnow
@@ -23,9 +23,10 @@ class Fixity(Reads):
     queue: JobQueue
 
     def is_busy(self, session: Session) -> bool:
-        """Tell whether a frame is being archived, or waits for it."""
+        """Tell whether a frame is being archived, or may be."""
         t = self.queue.table.c
-        waiting = select(t.id).where(t.queue == "ingest", t.state != "parked").limit(1)
+        can = or_(t.state == "leased", t.not_before <= self.queue.now(session))
+        waiting = select(t.id).where(t.queue == "ingest", t.state != "parked", can).limit(1)
         return session.scalar(waiting) is not None
 
     def scrub_since(self, session: Session, days: float) -> datetime:
@@ -62,7 +63,7 @@ class Fixity(Reads):
 
     def damage(self, session: Session, held: Version, product: str) -> Damage | None:
         """Return the mark of a product, if it is damaged."""
-        return session.get(Damage, (held.koaid, held.version, product))
+        return session.get(Damage, (held.koaid, held.level, held.version, product))
 
     def keep_scrubbing(self, session: Session, job: Job | None = None, delay: float = 0) -> None:
         """Have what is due read after `delay`, for ever; `job` is the scrub that has ended."""

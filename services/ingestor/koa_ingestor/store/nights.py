@@ -18,6 +18,7 @@ from .schema import Frame, FrameCode, NightSeen, Version
 SLOW = 10  # frames that are named
 KEPT = 5000  # files on a page of the manifest: 1 MB
 PUBLIC = {"name", "size"}  # of a product
+HELD = ("koaid", "level", "version")  # what a version is known by
 COUNTED = ("live", "recovered")  # as the objective counts (design 11)
 DAY = timedelta(days=1)
 
@@ -62,7 +63,7 @@ class Nights:
         found = func.sum(case((frame.source.startswith("rescan:"), 1), else_=0))
         exposure = func.sum(case((is_open, frame.exposure)))
         sums = (func.count(), found, exposure, func.coalesce(func.sum(Version.raw_size), 0))
-        mine = and_(col(Version.koaid) == frame.koaid, col(Version.version) == frame.version)
+        mine = and_(*(getattr(Version, k) == getattr(frame, k) for k in HELD))
         query = (
             select(*by, *sums, pipeline)
             .select_from(Frame)
@@ -127,12 +128,12 @@ class Nights:
     def manifest(
         self, session: Session, night: str, caller: Caller, after: str
     ) -> tuple[list[Kept], str | None]:
-        """Return a page of what is kept of a night, the last version of each KOAID."""
+        """Return a page of the raw frames kept of a night, the last version of each KOAID."""
         newer: Any = aliased(Frame)
-        same = and_(newer.koaid == col(Frame.koaid), newer.level == 0)
-        is_old = exists().where(same, newer.version > col(Frame.version))
-        of_raw = and_(_of(night), col(Frame.level) == 0, col(Frame.version).is_not(None))
-        mine = (of_raw, col(Frame.koaid) > after, ~is_old)
+        same = (newer.koaid == col(Frame.koaid), newer.level == 0)
+        is_old = exists().where(*same, newer.version > col(Frame.version))
+        mine = (_of(night), col(Frame.version).is_not(None), col(Frame.koaid) > after, ~is_old)
+        mine = (*mine, col(Frame.level) == 0)
         what: Any = (Frame.koaid, Frame.version, Frame.products, case((_is_open(caller), 1)))
         rows = session.execute(select(*what).where(*mine).order_by(what[0]).limit(KEPT + 1)).all()
         items = [

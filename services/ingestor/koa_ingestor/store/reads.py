@@ -1,16 +1,18 @@
 """What the status API reads from the catalogue."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import and_, func, or_, tuple_
 from sqlmodel import Session, col, select
 
-from koa_shared.contracts import Origin, Status, utcnow
+from koa_shared.contracts import Link, Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
 from ..errors import UnknownFrame, VersionDeleted
+from ..pipeline import pipeline_of
 from .nights import Nights, of_frame
 from .schema import EventSeen, Frame, FrameCode, SourceSeen, Stream, Version, audit
 
@@ -25,22 +27,47 @@ class Reads(Nights):
 
     audit = audit
 
-    def find(self, session: Session, name: str) -> Frame:
-        """Return a frame by frame_id or KOAID (the one that holds its last version)."""
+    def find(self, session: Session, name: str, level: int = 0) -> Frame:
+        """Return a frame by frame_id, or KOAID and level (the one that holds its last version)."""
         if frame := session.get(Frame, name):
             return frame
-        named = select(Frame).where(Frame.koaid == name.removesuffix(".fits"))
+        named = select(Frame).where(Frame.koaid == name.removesuffix(".fits"), Frame.level == level)
         newest = (col(Frame.version).is_(None), col(Frame.version).desc())
         if frame := session.exec(named.order_by(*newest)).first():
             return frame
-        raise UnknownFrame(f"no frame {name!r}")
+        raise UnknownFrame(f"no frame {name!r}" + (f" of level {level}" if level else ""))
+
+    def links(self, session: Session, frames: Sequence[Frame]) -> dict[str, list[Link]]:
+        """Return by frame_id what hangs together: a raw frame's products, a product's raw frame."""
+        what: Any = (Frame.koaid, Frame.level, Frame.frame_id, Frame.version, Frame.status)
+        best = (col(Frame.version).is_(None), col(Frame.version).desc(), col(Frame.acquired).desc())
+        named = col(Frame.koaid).in_({frame.koaid for frame in frames})
+        found = dict[str, dict[int, Link]]()
+        for row in session.execute(select(*what, Frame.recipe).where(named).order_by(*best)):
+            told = row._asdict() | {"pipeline": pipeline_of(row.level, row.recipe)}
+            told.pop("recipe")
+            found.setdefault(row.koaid, {}).setdefault(row.level, Link.model_validate(told))
+        return {
+            frame.frame_id: [
+                link
+                for level, link in sorted(found.get(frame.koaid or "", {}).items())
+                if (level == 0) == (frame.level > 0) and (frame.level or frame.version)
+            ]
+            for frame in frames
+        }
+
+    def shown(self, session: Session, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+        """Return frames with their links, as `catalog.view` takes them."""
+        links = self.links(session, frames)
+        return [frame.model_dump() | {"links": links[frame.frame_id]} for frame in frames]
 
     def holding(
-        self, session: Session, name: str, number: int | None = None
+        self, session: Session, name: str, number: int | None = None, level: int = 0
     ) -> tuple[Frame, Version | None]:
         """Return a committed version, the frame's by default, and whose it is: who may see it."""
-        frame = self.find(session, name)
-        wanted = {"koaid": frame.koaid, "version": frame.version if number is None else number}
+        frame = self.find(session, name, level)
+        wanted = {"koaid": frame.koaid, "level": frame.level}
+        wanted["version"] = frame.version if number is None else number
         kept = select(Version).where(col(Version.committed_at).is_not(None))
         held = session.exec(kept.filter_by(**wanted)).first()
         if held and held.deleted_at:
@@ -100,9 +127,11 @@ class Reads(Nights):
         oldest = select(*by, func.min(Frame.acquired)).where(*mine, Frame.step != "refused")
         return list(session.exec(oldest.group_by(*by)))
 
-    def history(self, session: Session, name: str) -> tuple[Frame, list[EventSeen]]:
+    def history(
+        self, session: Session, name: str, level: int = 0
+    ) -> tuple[Frame, list[EventSeen]]:
         """Return a frame and its events, in their order."""
-        frame = self.find(session, name)
+        frame = self.find(session, name, level)
         mine = select(EventSeen).filter_by(frame_id=frame.frame_id)
         return frame, list(session.exec(mine.order_by(col(EventSeen.at), col(EventSeen.seq))))
 

@@ -14,6 +14,7 @@ from koa_shared.jobs.queue import NewJob
 
 from ..pipeline import archive_key
 from .fixity import Fixity
+from .nights import HELD
 from .reads import read_cursor
 from .rows import take_turns
 from .schema import Damage, EventSeen, Frame, FrameCode, Version
@@ -44,7 +45,7 @@ class Retention(Fixity):
     def _staging(self, session: Session) -> list[dict[str, Any]]:
         """Return the sweeps that wait: of frames that are COMPLETE and verified, or DUPLICATE."""
         t = self.queue.table.c
-        due = t.not_before - self.queue._now(session)  # noqa: SLF001 (its clock)
+        due = t.not_before - self.queue.now(session)
         mine = select(t.key, t.grp, t.payload, due).where(t.queue == "sweep").limit(MOST)
         return [
             {"policy": payload.get("policy", "staging"), "target": key, "instrument": grp,
@@ -79,7 +80,8 @@ class Retention(Fixity):
         current one was read again by a scrub, whole, and nothing of it is damaged.
         """
         newest = col(Version.version).desc()
-        over: dict[str, Any] = {"partition_by": Version.koaid, "order_by": newest}
+        same = [Version.koaid, Version.level]
+        over: dict[str, Any] = {"partition_by": same, "order_by": newest}
         # Behind each version: how many are newer, the newest, when the next one was committed.
         kept = select(
             col(Version.id),
@@ -91,14 +93,14 @@ class Retention(Fixity):
         mine = select(Version, Frame, by.since).where(
             by.id == Version.id, by.rank > 1 + policies.versions_keep,
             by.since < utcnow() - timedelta(days=policies.version_days),
-            now.koaid == Version.koaid, now.version == by.newest,
+            now.koaid == Version.koaid, now.level == Version.level, now.version == by.newest,
             now.raw_sha256 == Version.raw_sha256, *is_sound(now),
             Frame.frame_id == Version.frame_id,
         )  # fmt: skip
         return [
             {"policy": "versions", "target": held.koaid, "instrument": frame.instrument,
              "prefix": archive_key((frame.instrument, frame.level, held.koaid, held.version), ""),
-             "version": held.version, "since": since, "objects": len(held.products or ()),
+             "version": held.version, "level": held.level, "since": since, "objects": len(held.products or ()),
              "bytes": sum(product["size"] for product in held.products or ())}
             for held, frame, since in session.execute(mine.order_by(by.id).limit(MOST))
         ]  # fmt: skip
@@ -112,7 +114,7 @@ class Retention(Fixity):
         doomed = [one for one in self.retention(session, policies) if "due_seconds" not in one]
         for one in doomed:
             if one["policy"] == "versions":
-                mine = {"koaid": one["target"], "version": one["version"]}
+                mine = {"koaid": one["target"]} | {k: one[k] for k in ("level", "version")}
                 gone = {"deleted_at": utcnow(), "scrubbed_at": None}
                 session.execute(update(Version).filter_by(**mine).values(gone))
                 table: Any = Damage
@@ -134,7 +136,7 @@ class Retention(Fixity):
         """
         limit, place = filters["limit"], (col(Frame.acquired), col(Frame.frame_id))
         query = select(Frame, Version).where(
-            Version.koaid == Frame.koaid, Version.version == Frame.version,
+            Version.koaid == Frame.koaid, Version.version == Frame.version, Version.level == 0,
             Frame.status == Status.COMPLETE, Frame.level == 0, Frame.origin != Origin.CANARY,
             Version.frame_id == Frame.frame_id, *is_sound(Version),
             place[0] < utcnow() - timedelta(days=days),
@@ -159,5 +161,6 @@ class Retention(Fixity):
 def is_sound(version: Any) -> tuple[Any, Any]:
     """Return the conditions that a scrub has read a version since, whole and undamaged."""
     mark: Any = Damage
-    damaged = exists().where(mark.koaid == version.koaid, mark.version == version.version)
+    same = (getattr(mark, key) == getattr(version, key) for key in HELD)
+    damaged = exists().where(*same)
     return version.scrubbed_at > version.committed_at, ~damaged

@@ -1,6 +1,7 @@
 """How rows of the catalogue come about and grow."""
 
 from collections.abc import Sequence
+from datetime import date
 
 from sqlalchemy import text
 from sqlmodel import Session, update
@@ -10,6 +11,8 @@ from koa_shared.db import insert_new, is_postgresql, safe_json
 
 from ..pipeline import clock_skew
 from .schema import Frame, FrameCode, Version
+
+DESCRIBED = ("koaimtyp", "object", "ra", "dec", "exposure")
 
 
 def take_turns(session: Session) -> None:
@@ -30,7 +33,10 @@ def merge(
     frame.timeline = merged.model_dump(mode="json", exclude_none=True)
     before, frame.updated = frame.acquired, utcnow()
     frame.acquired = merged.acquired or before
-    frame.night = frame.night or frame.acquired.date().isoformat()
+    # A reduced frame is of its raw frame's night, whenever it was reduced.
+    koaid = frame.koaid.split(".")[1] if frame.level and frame.koaid else ""
+    day = date.fromisoformat(koaid) if koaid else frame.acquired.date()
+    frame.night = frame.night or day.isoformat()
     known = list(frame.findings or [])
     skewed = any(finding["code"] == "CLOCK_SKEW" for finding in known)
     findings = [*findings, *([] if skewed else clock_skew(merged))]
@@ -46,7 +52,7 @@ def merge(
 def new_version(prepared: FilePrepared, number: int) -> Version:
     """Return a claim on a version of a KOAID."""
     raw = {"raw_sha256": prepared.raw.sha256, "raw_size": prepared.raw.size}
-    mine = prepared.model_dump(include={"koaid", "frame_id", "generation", "recipe"})
+    mine = prepared.model_dump(include={"koaid", "level", "frame_id", "generation", "recipe"})
     return Version.model_validate(mine | raw | {"version": number})
 
 
@@ -58,11 +64,19 @@ def set_program(frame: Frame, program: Program) -> None:
     frame.released_at = frame.release_date if released else None
 
 
+def inherit(frame: Frame, raw: Frame) -> None:
+    """Make a reduced frame as open as its raw frame, and say of it what only that tells."""
+    set_program(frame, Program.model_validate(raw.program or {}))
+    for column in DESCRIBED:
+        if getattr(frame, column) is None:
+            setattr(frame, column, getattr(raw, column))
+
+
 def describe(frame: Frame, prepared: FilePrepared) -> None:
     """Fill the catalogue's core columns."""
     frame.koaid, frame.core = prepared.koaid, prepared.metadata
     frame.recipe = prepared.recipe.model_dump() if prepared.recipe else None
     frame.night = prepared.utdatetime.date().isoformat()
     set_program(frame, prepared.program)
-    for column in ("koaimtyp", "object", "ra", "dec", "exposure"):
+    for column in DESCRIBED:
         setattr(frame, column, safe_json(prepared.metadata.get(column)))

@@ -87,9 +87,10 @@ class FrameCode(Base, table=True):
 class Version(Base, table=True):
     """A claim on a version of a KOAID; kept for ever once committed."""
 
-    __table_args__ = (UniqueConstraint("koaid", "version"),)
+    __table_args__ = (UniqueConstraint("koaid", "level", "version"),)
     id: int | None = Field(default=None, primary_key=True)
     koaid: str
+    level: int = 0
     version: int
     frame_id: str = Field(index=True)
     generation: int
@@ -109,6 +110,7 @@ class Damage(Base, table=True):
     """An archived object that is not what the catalogue says; it is not served."""
 
     koaid: str = Field(primary_key=True)
+    level: int = Field(default=0, primary_key=True)
     version: int = Field(primary_key=True)
     product: str = Field(primary_key=True)
     instrument: str

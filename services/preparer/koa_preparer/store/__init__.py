@@ -15,6 +15,7 @@ from koa_shared.jobs.workshop import Failure
 
 from ..errors import NotAnEnd, UnknownFrame
 from .campaigns import FAULTS, Campaigns
+from .deliveries import Deliveries
 from .schema import File, audit, jobs, metadata, outbox
 
 __all__ = ["File", "Store", "audit", "jobs", "metadata", "outbox"]
@@ -29,7 +30,7 @@ PRIORITY = {
 LEAVES = {"retry": FAULTS, "release": FAULTS, "reprocess": (*FAULTS, c.Status.TRANSFERRED)}
 
 
-class Store(Campaigns):
+class Store(Campaigns, Deliveries):
     """Announced files, what became of them, and what is still to do."""
 
     def __init__(self, queue: JobQueue, events: Outbox) -> None:
@@ -187,6 +188,8 @@ class Store(Campaigns):
         for queue in ("prepare", "handover", "enrich"):
             self.queue.drop(session, queue, f"{frame_id}:{row.generation}")
         session.refresh(row, with_for_update=True)  # as whoever held its job has left it
+        if row.level and verb == "reprocess":
+            raise NotAnEnd(f"{row.koaid} is reduced: its pipeline makes it anew and delivers it")
         if row.status not in LEAVES[verb]:
             raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")
         changed = {"generation": row.generation, "status": row.status} | options

@@ -25,7 +25,10 @@ outbox = outbox_table(metadata)
 
 
 class File(Base, table=True):
-    """One announced file and the last generation of its preparation."""
+    """One announced file, or set of reduced products, and the last generation of its preparation.
+
+    Of a set `path` is the directory, `size` the bytes that are held at once.
+    """
 
     frame_id: str = Field(primary_key=True)
     path: str = Field(index=True)
@@ -56,11 +59,20 @@ class File(Base, table=True):
     next_attempt_at: datetime | None = time_field(default=None)
     fingerprint: str | None = Field(default=None, index=True)  # of an ERROR
     rules: str | None = None  # digest of what made the last products
+    delivery: str | None = Field(default=None, index=True)  # of a set of levels 1 and 2
 
     def merge(self, timeline: Timeline) -> None:
         """Add what is new to the timeline; nothing is rewritten."""
         merged = Timeline.model_validate(self.timeline or {}).merged(timeline)
         self.timeline = merged.model_dump(mode="json", exclude_none=True)
+
+
+class Delivery(Base, table=True):
+    """A delivery of reduced products, as it was ordered; its sets are files."""
+
+    delivery: str = Field(primary_key=True)
+    at: datetime = time_field()
+    order: dict[str, Any] = json_field()
 
 
 class Campaign(Base, table=True):

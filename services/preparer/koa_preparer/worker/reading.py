@@ -4,9 +4,11 @@ import asyncio
 import ctypes
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from koa_shared import fits
 from koa_shared.contracts import utcnow
@@ -23,6 +25,7 @@ from ..pipeline import frame as make
 from ..pipeline.instruments import structure_of
 from ..store import File, Store
 
+T = TypeVar("T")
 CHUNK = 4 << 20  # bytes between two signs of life
 LARGE = 32 << 20  # bytes of a file before which memory is tidied up, some ms
 think = asyncio.to_thread  # runs what computes; disks, S3 and databases have own threads
@@ -68,19 +71,30 @@ class Reader:
         except fits.Incomplete as error:
             fault = FrameFault(error.code, str(error), error.step)  # without its traceback
             fault.data = error.data
+        await self.look_again(job, size, fault)
+        raise AssertionError
+
+    async def look_again(self, job: Job, size: int, fault: FrameFault) -> None:
+        """Raise NotYet, or the fault once nothing has changed for long; -1 is no size at all."""
         since = await self.db.write(self.store.seen, job, size)
         waited = (utcnow() - since).total_seconds()
         if waited >= self.config.missing_seconds:
             raise fault
         raise NotYet(str(fault), min(max(waited / 2, 0.05), 5.0))
 
-    async def bytes(self, row: File) -> tuple[memoryview, int]:
-        """Return what the file holds now, and its mtime in ns."""
-        local = self.disks.map.local(row.path)
-        roots = self.disks.map.targets or ["/s", *self.instruments[row.instrument].roots]
-        most, pulse = self.config.bytes_in_flight, Pulse()
-        read = lambda: read_file(contained(local, roots), most, pulse)  # noqa: E731
-        return await self.disks.run(row.path, row.instrument, read, pulse=pulse)
+    async def bytes(self, row: File, name: str = "") -> tuple[memoryview, int]:
+        """Return what the file (of a set: this one of it) holds now, and its mtime in ns."""
+        most = self.config.bytes_in_flight
+        read = partial(read_file, most=most)
+        return await self.at(row.path + name, row.instrument, read)
+
+    async def at(self, path: str, name: str, work: Callable[[str, Pulse], T]) -> T:
+        """Do what works on an announced path of an instrument: its disk's threads do it."""
+        instrument, local, pulse = self.instruments[name], self.disks.map.local(path), Pulse()
+        own = ["/s", *instrument.roots, *instrument.reduced_roots]
+        roots = self.disks.map.targets or own
+        call = lambda: work(contained(local, roots), pulse)  # noqa: E731
+        return await self.disks.run(path, name, call, pulse=pulse)
 
     async def _examine(self, row: File, data: memoryview) -> fits.Structure:
         try:
@@ -115,7 +129,7 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
+def read_file(path: str, pulse: Pulse, most: int) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
