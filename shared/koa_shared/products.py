@@ -1,12 +1,14 @@
 """Reduced products, levels 1 and 2: how a set is delivered, which files make it (facts 5.5)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .contracts import MAX_PATH, NUMBER, FrameId, Message, Sha256, Status
+from .errors import FrameFault
 from .ids import safe_name
 
 Koaid = Annotated[str, Field(max_length=64, pattern=r"^[A-Z0-9]{2}\.\d{8}\.\d{5}\.\d{2}(_\w+)?$")]
@@ -131,14 +133,15 @@ def by_koaid(names: Iterable[str], prefixes: Sequence[str], night: str) -> dict[
     return dict(sorted(found.items()))
 
 
-def stored_names(names: Sequence[str]) -> dict[str, str]:
+def stored_names(names: Sequence[str], ours: Sequence[str] = ()) -> dict[str, str]:
     """Return the name in the archive of each file of a set: its own, or its path's if two agree.
 
-    Raises ValueError if two agree even so.
+    Raises FrameFault if two agree even so, or one with what is `ours`.
     """
     own = [safe_name(name.rpartition("/")[2]) for name in names]
     pairs = zip(names, own, strict=True)
     found = {name: last if own.count(last) == 1 else safe_name(name) for name, last in pairs}
-    if len({*found.values()}) < len(names):
-        raise ValueError(f"two files would have one name in the archive: {sorted(names)}")
+    if alike := sorted(n for n, k in Counter([*found.values(), *ours]).items() if k > 1):
+        text = f"several files would be {', '.join(alike)} in the archive"
+        raise FrameFault("DUPLICATE_NAME", text, "names")
     return found

@@ -6,8 +6,6 @@ from typing import Any
 from koa_shared.contracts import FrameView, Timeline, utcnow
 from koa_shared.web import Caller
 
-from .pipeline import pipeline_of
-
 PUBLIC = {
     "frame_id", "koaid", "instrument", "level", "version", "status", "step", "night",
     "timeline", "latency_seconds",
@@ -18,6 +16,11 @@ def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> b
     """Tell whether the caller sees a frame whole; an unknown release date is closed."""
     released = release is not None and release <= utcnow()
     return caller.sees_all or released or (semid is not None and semid in caller.programs)
+
+
+def pipeline_of(level: int, recipe: dict[str, Any] | None) -> str | None:
+    """Return which pipeline reduced a frame, and its version; None of a raw one."""
+    return recipe["software"] if level and recipe else None
 
 
 def view(row: dict[str, Any], caller: Caller) -> FrameView:

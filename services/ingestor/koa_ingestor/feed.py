@@ -50,6 +50,6 @@ class Feed:
         try:
             rows, oldest = await self._db.read(self._store.stream_after, last)
             links = await self._db.read(self._store.links, [frame for _, frame in rows])
-            return [Entry(*row, links) for row in rows], oldest
+            return [Entry(entry, frame, links) for entry, frame in rows], oldest
         finally:
             self._asked.pop(last, None)

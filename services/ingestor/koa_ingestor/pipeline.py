@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from koa_shared.contracts import FilePrepared, Finding, Severity, Timeline
 
@@ -53,11 +53,6 @@ def clock_skew(timeline: Timeline) -> list[Finding]:
     texts = [f"{b} is {(t - u).total_seconds():.3f} s before {a}" for (a, t), (b, u) in back]
     why = {"code": "CLOCK_SKEW", "severity": Severity.WARNING, "step": "timeline"}
     return [Finding(**why, message=text) for text in texts]
-
-
-def pipeline_of(level: int, recipe: dict[str, Any] | None) -> str | None:
-    """Return which pipeline reduced a frame, and its version; None of a raw one."""
-    return recipe["software"] if level and recipe else None
 
 
 def archive_key(where: tuple[str, int, str, int], name: str) -> str:

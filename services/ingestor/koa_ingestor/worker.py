@@ -141,8 +141,8 @@ class Worker:
         if verdict is Verdict.DUPLICATE:
             status, finding = Status.DUPLICATE, Finding(
                 code="DUPLICATE", severity=Severity.WARNING, step="claim",
-                message=f"the same {'files' if prepared.level else 'raw bytes'} are archived as {prepared.koaid}, "
-                f"version {held.version}, from frame {held.frame_id}",
+                message=f"the same {'files' if prepared.level else 'raw bytes'} are archived as "
+                f"{prepared.koaid}, version {held.version}, from frame {held.frame_id}",
             )  # fmt: skip
 
         def settle(session: Session) -> Frame:

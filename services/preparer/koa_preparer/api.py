@@ -1,6 +1,6 @@
 """The preparer's front door."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import BaseModel, Field
@@ -9,6 +9,7 @@ from koa_shared import logs
 from koa_shared.contracts import NUMBER, Accepted, FileWritten, FrameView, Time
 from koa_shared.errors import Rejected
 from koa_shared.ids import Fraction
+from koa_shared.products import Delivered, Delivery
 from koa_shared.web import KNOWN, Ctx, Operator, Producer, Why
 
 router = APIRouter(prefix="/v1")
@@ -57,6 +58,25 @@ async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response)
     fresh, row = await ctx.db.write(ctx.store.announce, file, logs.traceparent())
     response.status_code = 202 if fresh else 200
     return Accepted.model_validate(row, from_attributes=True)
+
+
+@router.post("/products", status_code=202, responses=KNOWN, summary="A pipeline has reduced frames")
+async def deliver(order: Delivery, ctx: Ctx, _: Producer, response: Response) -> Delivered:
+    """202: its sets are taken on, durable here. 200: known. Each becomes available by itself."""
+    _check_known(ctx, order.instrument)
+    prefixes = [one.prefix for one in ctx.instruments[order.instrument].naming.prefixes]
+    if order.koaid and order.koaid[:2] not in prefixes:
+        raise Rejected(f"{order.koaid} is no {order.instrument} frame's", code="wrong_koaid")
+    fresh, told = await ctx.worker.deliver(order, logs.traceparent())
+    response.status_code = 202 if fresh else 200
+    return cast("Delivered", told)
+
+
+@router.get("/products/{delivery}", summary="What became of a delivery")
+async def delivered(delivery: str, ctx: Ctx, _: Producer) -> Delivered:
+    """Return its sets as they stand; of a night what is expected, and what is missing."""
+    told: Delivered = await ctx.worker.delivered(delivery)
+    return told
 
 
 @router.get("/frames/{frame_id}", summary="A frame as the preparer knows it")

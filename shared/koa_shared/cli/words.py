@@ -50,7 +50,8 @@ Reductions = Annotated[
 Whose = Annotated[str, Option("--instrument", help="Its name: KCWI.")]
 Level = Annotated[int, Option(min=1, max=2, help="1 is a quick look, 2 is ready for science.")]
 Pipeline = Annotated[
-    tuple[str, str], Option(help="What reduced it: its name and its version.", metavar="NAME VERSION")
+    tuple[str, str],
+    Option(help="What reduced it: its name and its version.", metavar="NAME VERSION"),
 ]
 Koaid = Annotated[str | None, Option(help="Of the raw frame.")]
 Files = Annotated[list[str] | None, Option(help="A file below DIR; may be repeated.")]

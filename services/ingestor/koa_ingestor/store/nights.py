@@ -132,8 +132,8 @@ class Nights:
         newer: Any = aliased(Frame)
         same = (newer.koaid == col(Frame.koaid), newer.level == 0)
         is_old = exists().where(*same, newer.version > col(Frame.version))
-        mine = (_of(night), col(Frame.version).is_not(None), col(Frame.koaid) > after, ~is_old)
-        mine = (*mine, col(Frame.level) == 0)
+        raw = and_(_of(night), col(Frame.level) == 0, col(Frame.version).is_not(None))
+        mine = (raw, col(Frame.koaid) > after, ~is_old)
         what: Any = (Frame.koaid, Frame.version, Frame.products, case((_is_open(caller), 1)))
         rows = session.execute(select(*what).where(*mine).order_by(what[0]).limit(KEPT + 1)).all()
         items = [

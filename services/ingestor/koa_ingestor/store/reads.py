@@ -11,8 +11,8 @@ from koa_shared.contracts import Link, Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
+from ..catalog import pipeline_of
 from ..errors import UnknownFrame, VersionDeleted
-from ..pipeline import pipeline_of
 from .nights import Nights, of_frame
 from .schema import EventSeen, Frame, FrameCode, SourceSeen, Stream, Version, audit
 
@@ -39,11 +39,12 @@ class Reads(Nights):
 
     def links(self, session: Session, frames: Sequence[Frame]) -> dict[str, list[Link]]:
         """Return by frame_id what hangs together: a raw frame's products, a product's raw frame."""
-        what: Any = (Frame.koaid, Frame.level, Frame.frame_id, Frame.version, Frame.status)
+        names = ("koaid", "level", "frame_id", "version", "status", "recipe")
+        what: Any = [getattr(Frame, name) for name in names]
         best = (col(Frame.version).is_(None), col(Frame.version).desc(), col(Frame.acquired).desc())
         named = col(Frame.koaid).in_({frame.koaid for frame in frames})
         found = dict[str, dict[int, Link]]()
-        for row in session.execute(select(*what, Frame.recipe).where(named).order_by(*best)):
+        for row in session.execute(select(*what).where(named).order_by(*best)):
             told = row._asdict() | {"pipeline": pipeline_of(row.level, row.recipe)}
             told.pop("recipe")
             found.setdefault(row.koaid, {}).setdefault(row.level, Link.model_validate(told))
@@ -127,9 +128,7 @@ class Reads(Nights):
         oldest = select(*by, func.min(Frame.acquired)).where(*mine, Frame.step != "refused")
         return list(session.exec(oldest.group_by(*by)))
 
-    def history(
-        self, session: Session, name: str, level: int = 0
-    ) -> tuple[Frame, list[EventSeen]]:
+    def history(self, session: Session, name: str, level: int = 0) -> tuple[Frame, list[EventSeen]]:
         """Return a frame and its events, in their order."""
         frame = self.find(session, name, level)
         mine = select(EventSeen).filter_by(frame_id=frame.frame_id)

@@ -100,7 +100,8 @@ class Retention(Fixity):
         return [
             {"policy": "versions", "target": held.koaid, "instrument": frame.instrument,
              "prefix": archive_key((frame.instrument, frame.level, held.koaid, held.version), ""),
-             "version": held.version, "level": held.level, "since": since, "objects": len(held.products or ()),
+             "version": held.version, "level": held.level, "since": since,
+             "objects": len(held.products or ()),
              "bytes": sum(product["size"] for product in held.products or ())}
             for held, frame, since in session.execute(mine.order_by(by.id).limit(MOST))
         ]  # fmt: skip

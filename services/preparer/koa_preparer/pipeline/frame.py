@@ -141,9 +141,9 @@ def small_products(
     return contents, findings + remarks
 
 
-def md5_product(koaid: str, stored: Mapping[str, Digests]) -> Content:
+def md5_product(koaid: str, stored: Mapping[str, Any], ends: tuple[str, ...] = HASHED) -> Content:
     """Return KOAID.md5sum.table over the products it covers in KOA (facts 3.9, 8.1)."""
-    covered = sorted(name for name in stored if name.endswith(HASHED))
+    covered = sorted(name for name in stored if name.endswith(ends))
     text = "".join(f"{stored[name].md5}  {name}\n" for name in covered)
     return Content(f"{koaid}.md5sum.table", "md5", (text.encode("ascii"),))
 
@@ -151,7 +151,12 @@ def md5_product(koaid: str, stored: Mapping[str, Digests]) -> Content:
 def manifest(prepared: FilePrepared) -> Content:
     """Return KOAID.manifest.json: all that the catalogue can be rebuilt from."""
     text = prepared.model_dump_json().encode()
-    return Content(f"{prepared.koaid}.manifest.json", "manifest", (text,))
+    return Content(f"{stem(prepared.koaid, prepared.level)}.manifest.json", "manifest", (text,))
+
+
+def stem(koaid: str, level: int) -> str:
+    """Return how names of files about a frame begin."""
+    return f"{koaid}.lev{level}" if level else koaid
 
 
 def stored_header(cards: Sequence[Sequence[fits.Value]]) -> fits.Hdu:

@@ -30,6 +30,7 @@ from ..providers import Facts, Night
 from ..providers.gather import CachedProvider, gather_facts
 from ..store import File, Store
 from .campaigns import campaign, rehearse
+from .products import deliver, delivered, prepare_set
 from .reading import Raw, Reader, think
 
 logger = structlog.get_logger("koa_preparer")
@@ -68,6 +69,7 @@ class Worker:
         self.db = self.workshop.db
         self.objects, self.instruments = self.reader.objects, self.reader.instruments
         self.shelf = partial(Shelf, self)
+        self.deliver, self.delivered = partial(deliver, self), partial(delivered, self)
         self.recipes = recipes(self.instruments, self.columns)
         slots, budget = self.config.workers, self.config.bytes_in_flight
         how: Any = {"slots": slots, "spare": (slots + 1) // 2, "needs": ("s3",), "budget": budget}
@@ -89,6 +91,9 @@ class Worker:
             return await rehearse(self, row, job)
         data: memoryview | None = None
         try:
+            if row.level:
+                async with asyncio.timeout(STEP_LIMIT):
+                    return await prepare_set(self, row, job)
             # The start is put on record while the file is read.
             reading, starting = self.reader.read(row, job), self.db.write(self.store.start, job)
             raw, row = await asyncio.gather(reading, starting)

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 from koa_shared import fits
@@ -85,7 +84,7 @@ class Reader:
     async def bytes(self, row: File, name: str = "") -> tuple[memoryview, int]:
         """Return what the file (of a set: this one of it) holds now, and its mtime in ns."""
         most = self.config.bytes_in_flight
-        read = partial(read_file, most=most)
+        read = lambda local, pulse: read_file(local, most, pulse)  # noqa: E731
         return await self.at(row.path + name, row.instrument, read)
 
     async def at(self, path: str, name: str, work: Callable[[str, Pulse], T]) -> T:
@@ -129,7 +128,7 @@ class Reader:
         raise RawGone(f"neither {row.path} nor the archive holds {row.raw_sha256}")
 
 
-def read_file(path: str, pulse: Pulse, most: int) -> tuple[memoryview, int]:
+def read_file(path: str, most: int, pulse: Pulse) -> tuple[memoryview, int]:
     """Return a regular file's bytes and mtime in ns; raises NotYet if it changes."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
