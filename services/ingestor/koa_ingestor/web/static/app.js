@@ -92,7 +92,7 @@ async function open() {
     loading = false;
     isNews = false;
     draw();
-    say(`Night of ${date}: ${count(night.rows.size, "frame")}`);
+    say(`Night of ${date}: ${count(night.at("0").length, "raw frame")}`);
   } catch (error) {
     if (!signal.aborted) refused(error);
   }

@@ -25,7 +25,7 @@ const USUAL = COLUMNS.map(([name]) => name).filter((name) => !UNUSUAL.has(name))
 /** What can be looked at, and how it is called. */
 export const LEVELS = new Map([["0", "Raw frames"], ["1", "Level 1, quick look"], ["2", "Level 2, for science"], ["all", "All levels"]]);
 /** What gives way first where there is little room. */
-const SPARED = ["exposure", "levels", "type", "ut", "instrument", "latency", "age"];
+const SPARED = ["exposure", "type", "ut", "instrument", "latency", "age", "levels"];
 
 /**
  * @typedef {Object} Choice
