@@ -39,9 +39,9 @@ COLUMNS = (
     "acquired", "at", "heard", "source", "service", "keyword", "who", "verb", "target", "why",
     "retried", "fingerprint", "count", "first", "last", "example", "frame_id", "koaid", "name",
     "instrument", "level", "value", "connected", "paused", "paused_why", "heartbeat_age",
-    "last_frame_at", "type", "object", "program", "status", "latency", "step", "decision",
-    "reason", "path", "code", "severity", "message", "size", "version", "product", "found",
-    "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy", "prefix",
+    "last_frame_at", "type", "object", "program", "status", "reduced", "latency", "step",
+    "decision", "reason", "path", "code", "severity", "message", "size", "version", "product",
+    "found", "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy", "prefix",
     "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")

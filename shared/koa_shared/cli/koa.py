@@ -60,13 +60,13 @@ class Koa:
             return frame
         raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
-    def why(self, name: w.Frame) -> dict[str, Any]:
+    def why(self, name: w.Frame, level: w.OfLevel = 0) -> dict[str, Any]:
         """Tell in one sentence where a frame is and what to do.
 
         Of a path that has no frame it tells what the monitor heard of it.
         """
         try:
-            frame = self.status(name)
+            frame = self.status(name, level)
         except NotFound:
             if "/" not in name:
                 raise
