@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,16 @@ from .ids import safe_name
 Koaid = Annotated[str, Field(max_length=64, pattern=r"^[A-Z0-9]{2}\.\d{8}\.\d{5}\.\d{2}(_\w+)?$")]
 KOAID = re.compile(r"(?<![A-Z0-9])[A-Z][A-Z0-9]\.\d{8}\.\d{5}\.\d{2}")
 Text = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Incomplete(LookupError):
+    """A file of a set is not there, or not yet."""
+
+
+def time_of(koaid: str) -> datetime:
+    """Return the UT that a KOAID tells, to the second; raises ValueError if there is no such."""
+    _, day, seconds, *_ = koaid.split(".")
+    return datetime.strptime(f"{day}Z", "%Y%m%d%z") + timedelta(seconds=int(seconds))
 
 
 class Delivery(Message):
@@ -37,12 +48,16 @@ class Delivery(Message):
     def _is_one(self) -> Self:
         if (self.koaid is None) == (self.night is None):
             raise ValueError("say either `koaid` or `night`")
+        if self.night:
+            date.fromisoformat(self.night)
+        if self.koaid:
+            time_of(self.koaid)
         if self.night and (self.files or self.manifest):
             raise ValueError("`files` and `manifest` are of one set: say its `koaid`")
         if self.files and self.manifest.keys() - {*self.files}:
             raise ValueError("`manifest` names files that are not among `files`")
         names = (*self.files, *self.manifest)
-        if any(".." in name.split("/") or name[:1] == "/" for name in names):
+        if any({".", "..", ""} & {*name.split("/")} or not name.isprintable() for name in names):
             raise ValueError("names of files are relative to `directory`, and lie in it")
         return self
 
@@ -93,13 +108,13 @@ class Reduced(BaseModel):
         return self
 
     def choose(self, names: Sequence[str], koaid: str, frameno: int | None) -> list[str]:
-        """Return which of the names make the set of a KOAID; raises LookupError if one lacks."""
+        """Return which of the names make the set of a KOAID; raises Incomplete if one lacks."""
         found = list[str]()
         for pattern in (*self.required, *self.optional):
             matches = _matches(pattern, names, koaid)
             new = [m[0] for m in matches if _fits(m.groupdict(), found, frameno)]
             if not new and pattern in self.required:
-                raise LookupError(f"there is no file {pattern.replace('{koaid}', koaid)}")
+                raise Incomplete(f"there is no file {pattern.replace('{koaid}', koaid)}")
             found += new
         return list(dict.fromkeys(found))
 
@@ -125,10 +140,10 @@ def _fits(groups: dict[str, str], found: Sequence[str], frameno: int | None) -> 
 
 def by_koaid(names: Iterable[str], prefixes: Sequence[str], night: str) -> dict[str, list[str]]:
     """Return the names of files that tell a KOAID of an instrument and a UT date, by that."""
-    found, date = dict[str, list[str]](), night.replace("-", "")
+    found, day = dict[str, list[str]](), night.replace("-", "")
     for name in names:
         for one in {*KOAID.findall(name)}:
-            if one[:2] in prefixes and one.split(".")[1] == date:
+            if one[:2] in prefixes and one.split(".")[1] == day:
                 found.setdefault(one, []).append(name)
     return dict(sorted(found.items()))
 

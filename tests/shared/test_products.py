@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from koa_shared.instruments import load_instruments
-from koa_shared.products import Delivery, by_koaid, stored_names
+from koa_shared.products import Delivery, Incomplete, by_koaid, stored_names
 
 KCWI, NIRES = "KB.20251208.32798.80", "NR.20251208.32798.80"
 REDUCED = {(name, r.level): r for name, i in load_instruments().items() for r in i.reduced}
@@ -28,7 +28,7 @@ def test_a_pypeit_set_holds_calibrations_of_its_detectors() -> None:
 
 
 def test_a_set_that_lacks_a_file_is_none() -> None:
-    with pytest.raises(LookupError, match="icube"):
+    with pytest.raises(Incomplete, match="icube"):
         REDUCED["KCWI", 1].choose(["plots/arc_1_a.png"], KCWI, 2)
 
 
@@ -60,7 +60,9 @@ GOOD = {
     [
         {"night": "2025-12-08"}, {"koaid": None}, {"level": 0}, {"level": 3},
         {"directory": "relative"}, {"files": ["../../etc/passwd"]}, {"files": ["/etc/passwd"]},
-        {"manifest": {"a": "no digest"}}, {"koaid": "../x"},
+        {"manifest": {"a": "no digest"}}, {"koaid": "../x"}, {"files": ["a\0b"]}, {"files": [""]},
+        {"koaid": "KB.20251399.00000.00"}, {"koaid": None, "night": "2025-13-99"},
+        {"files": ["a"], "manifest": {"b": "0" * 64}},
     ],
 )  # fmt: skip
 def test_a_delivery_says_one_thing(wrong: dict[str, object]) -> None:

@@ -41,8 +41,8 @@ COLUMNS = (
     "instrument", "level", "value", "connected", "paused", "paused_why", "heartbeat_age",
     "last_frame_at", "type", "object", "program", "status", "reduced", "latency", "step",
     "decision", "reason", "path", "code", "severity", "message", "size", "version", "product",
-    "found", "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy", "prefix",
-    "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
+    "found", "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy",
+    "prefix", "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
 )  # fmt: skip
 WATCHED = ("instrument", "koaid", "frame_id", "latency_seconds", "path")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

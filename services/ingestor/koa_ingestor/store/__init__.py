@@ -90,7 +90,8 @@ class Store(Retention):
 
     def _share(self, session: Session, koaid: str | None) -> Frame | None:
         """Make reduced frames as closed as the raw frame that holds their KOAID; return that."""
-        frames = session.exec(select(Frame).where(Frame.koaid == koaid)).all()
+        mine = select(Frame).where(Frame.koaid == koaid)
+        frames = session.exec(mine).all() if koaid else []
         held = [frame for frame in frames if frame.level == 0 and frame.version]
         raw = max(held, key=lambda frame: frame.version or 0, default=None)
         for frame in frames if raw else ():
@@ -167,6 +168,8 @@ class Store(Retention):
         self._advance(frame, generation, c.Status.TRANSFERRED, "handover", c.Service.PREPARER)
         merge(session, frame, prepared.timeline, prepared.findings)
         describe(frame, prepared)
+        if generation > 1:  # it may belong to others now
+            self._share(session, prepared.koaid)
         self.publish(session, frame)
         job = NewJob(
             "ingest", f"{prepared.frame_id}:{generation}", prepared.instrument,

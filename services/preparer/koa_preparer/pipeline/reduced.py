@@ -1,15 +1,12 @@
 """What the preparer decides about a set of reduced products: values in, values out (facts 5.5)."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
-from koa_shared import fits
 from koa_shared.contracts import FilePrepared, Product, Program, RawFile, Recipe, Timeline
-from koa_shared.errors import FrameFault
 from koa_shared.instruments import Instrument
-from koa_shared.products import Delivery, Reduced, by_koaid
+from koa_shared.products import Delivery, Reduced, by_koaid, time_of
 
 from ..providers import Facts
 from ..rules import Frame, Outcome, View, core_metadata
@@ -43,13 +40,6 @@ def named_files(order: Delivery) -> dict[str, None]:
     return dict.fromkeys(order.files or order.manifest)
 
 
-def time_of(koaid: str) -> datetime:
-    """Return the UT that a KOAID tells, to the second."""
-    _, date, seconds, *_ = koaid.split(".")
-    day = datetime.strptime(date, "%Y%m%d").replace(tzinfo=UTC)
-    return datetime.fromtimestamp(day.timestamp() + int(seconds), UTC)
-
-
 def content_of(products: Sequence[Product]) -> RawFile:
     """Return what a set is as a whole: digests of the sorted lines `sha256  name`.
 
@@ -62,16 +52,6 @@ def content_of(products: Sequence[Product]) -> RawFile:
 def role_of(name: str) -> str:
     """Return what a file of a set is to those who ask for it."""
     return ROLES.get(PurePath(name.removesuffix(".gz")).suffix, "reduced")
-
-
-def structure_in(name: str, data: memoryview) -> fits.Structure | None:
-    """Return a FITS file's HDUs, None of any other; raises FrameFault that names the file."""
-    if not name.endswith(".fits"):
-        return None
-    try:
-        return fits.read_structure(data)
-    except fits.FitsError as error:
-        raise FrameFault(error.code, f"{name}: {error}", error.step) from None
 
 
 def core_of(view: View, koaid: str, size: int) -> dict[str, Any]:

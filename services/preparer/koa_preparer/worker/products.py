@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from koa_shared import contracts as c
+from koa_shared import fits
 from koa_shared.disks import Pulse
 from koa_shared.errors import DependencyDown, FrameFault, Rejected
 from koa_shared.jobs.queue import Job
 from koa_shared.jobs.workshop import cause
-from koa_shared.products import Came, Delivered, Delivery, stored_names
+from koa_shared.products import Came, Delivered, Delivery, Incomplete, stored_names, time_of
 
 from ..errors import NoDirectory
 from ..pipeline import frame as make
@@ -72,8 +73,9 @@ def _look(order: Delivery, instrument: Any, home: str, pulse: Pulse) -> dict[str
     """Return which sets a directory holds, how much memory they need, how old they are."""
     found = dict[str, Found]()
     for koaid, names in reduced.sets_in(order, instrument, list_files(home, pulse)).items():
+        pulse.beat()
         seen = [os.stat(path) for n in names if os.path.isfile(path := f"{home}/{n}")]  # noqa: PTH113, PTH116
-        sizes, pulse.at = sorted(one.st_size for one in seen), pulse.at
+        sizes = sorted(one.st_size for one in seen)
         newest = max((one.st_mtime_ns for one in seen), default=0)
         found[koaid] = Found(sum(sizes[-AT_ONCE:]), newest)
     return found
@@ -97,7 +99,7 @@ async def delivered(
 async def _told(worker: Any, order: Delivery, rows: list[File]) -> dict[str, c.FrameView]:
     """Return by frame_id what the ingestor says of the sets; nothing while it is away."""
     found, cursor = dict[str, c.FrameView](), None
-    night = reduced.time_of(rows[0].koaid or "").date() if rows else None
+    night = time_of(rows[0].koaid or "").date() if rows else None
     asked = {"instrument": order.instrument, "level": order.level, "night": night, "limit": 1000}
     try:
         while rows:
@@ -132,7 +134,7 @@ async def prepare_set(worker: Any, row: File, job: Job) -> None:
     try:
         await intake.begin()
         await intake.rest()
-    except LookupError as why:
+    except Incomplete as why:
         fault = FrameFault("PRODUCT_MISSING", str(why.args[0]), "read")
         await worker.reader.look_again(job, -1, fault)
     prepared = await intake.finish()
@@ -193,14 +195,18 @@ class Intake:
             raise cause(several) from None
 
     async def read(self, name: str) -> memoryview:
-        """Return a file, whole if it is FITS; raises LookupError while it can't be read."""
+        """Return a file, whole if it is FITS; raises Incomplete while it can't be read."""
         try:
             read: tuple[memoryview, int] = await self.worker.reader.bytes(self.row, f"/{name}")
+            structure = None
+            if name.endswith(".fits"):
+                structure = await think(fits.read_structure, read[0])
         except (FileNotFoundError, PermissionError) as error:
-            raise LookupError(f"{name}: {error.strerror}") from None
+            raise Incomplete(f"{name}: {error.strerror}") from None
+        except FrameFault as fault:
+            raise FrameFault(fault.code, f"{name}: {fault}", fault.step) from None
         data, mtime_ns = read
         self.newest = max(self.newest, mtime_ns)
-        structure = await think(reduced.structure_in, name, data)
         if structure and self.view is None:
             instrument, at = self.worker.instruments[self.row.instrument], self.row.detected
             self.view = View(list(structure.hdus), self.row.path, at, instrument)

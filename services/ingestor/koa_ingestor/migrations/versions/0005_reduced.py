@@ -11,17 +11,21 @@ depends_on = None
 NAMES = {"uq": "%(table_name)s_%(column_0_N_name)s_key", "pk": "%(table_name)s_pkey"}
 
 
+def level() -> sa.Column[int]:
+    """Return the new column: until now all were raw frames."""
+    return sa.Column("level", sa.Integer(), nullable=False, server_default="0")
+
+
 def upgrade() -> None:
     """Go forward."""
-    level = sa.Column("level", sa.Integer(), nullable=False, server_default="0")
     with op.batch_alter_table("version", naming_convention=NAMES) as batch:
-        batch.add_column(level)
+        batch.add_column(level())
         batch.drop_constraint("version_koaid_version_key", type_="unique")
         batch.create_unique_constraint(
             "version_koaid_level_version_key", ["koaid", "level", "version"]
         )
     with op.batch_alter_table("damage", naming_convention=NAMES) as batch:
-        batch.add_column(level.copy())
+        batch.add_column(level())
         batch.drop_constraint("damage_pkey", type_="primary")
         batch.create_primary_key("damage_pkey", ["koaid", "level", "version", "product"])
 
