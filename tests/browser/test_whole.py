@@ -32,6 +32,14 @@ window.fetch = async (...given) => {
   return answer;
 };
 """
+PIPELINE = "hushpipeline"
+SHOTS = os.environ.get("KOA_SCREENSHOTS", "")  # a directory, for the pictures of the docs
+VIEWS: dict[str, dict[str, Any]] = {
+    "night-page": {"size": (1280, 760)},
+    "night-page-dark": {"size": (1280, 760), "color_scheme": "dark"},
+    "night-page-phone": {"size": (390, 760)},
+}
+PICTURED = 4 if SHOTS else 1  # frames of an instrument
 CLOSED = ("/file", "/preview", "/header", "/products/")
 
 
@@ -121,6 +129,59 @@ def test_the_detail_view(scene: LiveScene, url: str, open_page: OpenPage, tmp_pa
     assert hashlib.sha256(Path(saved.value.path()).read_bytes()).hexdigest() == fits["sha256"]
 
 
+def reduce(scene: LiveScene, raw: dict[str, Any], level: int = 1) -> dict[str, Any]:
+    """Deliver a set of a raw frame, as a pipeline beside the disks does; return its frame."""
+    koaid, home = raw["koaid"], f"{raw['path'].rpartition('/')[0]}/redux"
+    names = {f"{koaid}_reduced.fits": "file", f"{koaid}.jpg": "preview"}
+    for name, part in names.items():
+        found = scene.ask("operator", "GET", "ingestor", f"/v1/frames/{koaid}/{part}")
+        scene.site.write(f"{home}/{name}", found.content)
+    order = {
+        "instrument": raw["instrument"], "level": level, "koaid": koaid, "directory": home,
+        "pipeline": PIPELINE, "pipeline_version": "0.3", "files": list(names),
+    }  # fmt: skip
+    answer = scene.ask("producer", "POST", "preparer", "/v1/products", json=order)
+    assert answer.status_code == 202, answer.text
+    where = f"/v1/frames/{answer.json()['came'][0]['frame_id']}"
+
+    def there() -> dict[str, Any] | None:
+        seen = scene.ask("operator", "GET", "ingestor", where)
+        is_there = seen.status_code == 200 and seen.json()["status"] == "COMPLETE"
+        return seen.json() if is_there else None
+
+    made: dict[str, Any] = scene.site.wait(there, 60, f"a set of {koaid}")
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(scene: LiveScene) -> dict[str, Any]:
+    """Return a reduced frame of a running program."""
+    return reduce(scene, scene.good)
+
+
+def test_a_frame_and_its_products(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage
+) -> None:
+    page = open_page(url + f"/?night={scene.good['night']}", token=scene.tokens["owner"])
+    raw, detail = row(page, scene.good["frame_id"]), page.locator("#detail")
+    badge = raw.locator(".level")
+    expect(badge).to_have_attribute("aria-label", f"level 1: Available, {PIPELINE} 0.3")
+    raw.click()
+    detail.get_by_role("button", name="Level 1 products").click()
+    expect(detail.locator("h2")).to_have_text(f"{scene.good['koaid']}, level 1")
+    image = detail.locator(".image img")
+    expect(image).to_be_visible()
+    until(page, lambda: image.evaluate("(i) => i.naturalWidth") > 100, "the set's preview")
+    expect(detail.locator(".facts")).to_contain_text(f"{PIPELINE} 0.3")
+    for product in made["products"]:
+        with page.expect_download() as saved:
+            detail.locator(".products").get_by_text(product["name"], exact=True).click()
+        digest = hashlib.sha256(Path(saved.value.path()).read_bytes()).hexdigest()
+        assert digest == product["sha256"]
+    detail.get_by_role("button", name="Raw frame").click()
+    expect(detail.locator("h2")).to_have_text(scene.good["koaid"])
+
+
 @pytest.mark.skipif(not (shutil.which("curl") or os.environ.get("CI")), reason="no curl here")
 def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: Path) -> None:
     token = scene.tokens["owner"]
@@ -152,13 +213,15 @@ def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: P
     assert "fetched" not in again.stdout
 
 
-def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: OpenPage) -> None:
+def test_who_may_not_see_finds_nothing(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage
+) -> None:
     asked: list[str] = []
 
     def told(page: Page) -> set[str]:
         """Secrets in what the page was sent and in what it shows."""
         text = "\n".join([page.content(), *asked, *page.evaluate("window.bodies")]).lower()
-        return {secret for secret in SECRETS if secret.lower() in text}
+        return {secret for secret in (*SECRETS, PIPELINE) if secret.lower() in text}
 
     page = open_page("about:blank", allow="status of 401")
     page.add_init_script(NOTE_BODIES)
@@ -172,6 +235,10 @@ def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: Op
     body = {"path": path, "instrument": "NIRES"}
     assert scene.ask("producer", "POST", "monitor", "/v1/files", json=body).status_code == 202
     until(page, lambda: page.locator(".row").count() > before, "a row by the stream")
+    expect(good.locator(".level")).to_have_count(0)
+    page.locator("#level").select_option("all")
+    product = row(page, made["frame_id"])
+    expect(product).to_contain_text("proprietary")
     for name in page.locator(".row").evaluate_all("(all) => all.map((r) => r.dataset.id)"):
         row(page, name).click()
         expect(page.locator("#detail .facts")).to_contain_text(name)
@@ -191,12 +258,54 @@ def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: Op
             assert told(page) == set()
     expect(good.locator(".c-target")).to_have_text(PLANTED["TARGNAME"])
     expect(good.locator("img")).to_be_visible()
+    expect(product.locator("img")).to_be_visible()
     good.click()
     expect(page.locator("#detail .cards")).to_contain_text("hushcard")
-    assert {"hushfolder", "hushfile", "hushcard", PLANTED["TARGNAME"]} <= told(page)
+    expect(page.locator("#detail .kin")).to_contain_text(PIPELINE)
+    assert {"hushfolder", "hushfile", "hushcard", PLANTED["TARGNAME"], PIPELINE} <= told(page)
     assert not [where for where in asked if scene.tokens["owner"] in where]
     page.locator("#who").click()
     page.get_by_role("button", name="Sign out").click()
     expect(good).to_contain_text("proprietary")
-    assert not [s for s in SECRETS if s.lower() in page.content().lower()]
+    expect(product).to_contain_text("proprietary")
+    assert not [s for s in (*SECRETS, PIPELINE) if s.lower() in page.content().lower()]
     assert page.evaluate("Object.keys(sessionStorage)") == []
+
+
+def test_the_main_views(scene: LiveScene, url: str, open_page: OpenPage) -> None:
+    """As docs/night-page.md shows them; KOA_SCREENSHOTS=docs writes those pictures anew."""
+    kinds = ("DEIMOS", "HIRES", "ESI", "KCWI", "NIRC2", "LRIS") if SHOTS else ("KCWI",)
+    entries = in_thread(lambda: [e for kind in kinds for e in scene.site.shoot(kind, PICTURED)])
+    paths = {entry.path for entry in entries}
+
+    def ended() -> list[dict[str, Any]] | None:
+        asked = scene.ask("operator", "GET", "ingestor", "/v1/frames", params={"limit": 100})
+        found = [f for f in asked.json()["items"] if f["path"] in paths and f["version"]]
+        return found if len(found) == len(paths) else None
+
+    frames = scene.site.wait(ended, 120, "frames to look at")
+    newest = frames[0]
+    for frame in frames[:: 3 if SHOTS else 1]:
+        reduce(scene, frame)
+    reduce(scene, newest, 2)
+    for name, more in VIEWS.items():
+        page = open_page(url, token=scene.tokens["operator"], **more)
+        check_view(page, newest["frame_id"], name)
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / f"{name}.png")
+
+
+def check_view(page: Page, newest: str, name: str) -> None:
+    shown, detail = row(page, newest), page.locator("#detail")
+    expect(shown.locator("img")).to_be_visible()
+    if name == "night-page-dark":
+        shown.click()
+        expect(detail.locator(".image img")).to_be_visible()
+        expect(detail.locator(".kin li")).to_have_count(2)
+    if name != "night-page-phone":
+        expect(shown.locator(".level")).to_have_text(["1", "2"])
+        expect(shown.locator(".level").last).to_have_attribute("data-state", "complete")
+    sizes = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    assert page.evaluate(sizes) == [*VIEWS[name]["size"]]
+    expect(page.locator("#link")).to_have_text("Live")
+    until(page, lambda: page.locator(".row img:not([src])").count() == 0, "all previews")
