@@ -13,7 +13,7 @@ export const COLUMNS = [
   ["exposure", "Exp.", 60, 0, "exposure"],
   ["program", "Program", 104, 0, "program"],
   ["state", "State", 205, 1.6, "state"],
-  ["levels", "Levels", 54, 0, "level"],
+  ["levels", "Levels", 44, 0, "level"],
   ["ut", "UT", 66, 0, "acquired"],
   ["age", "Age", 76, 0, "acquired"],
   ["latency", "Latency", 70, 0, "latency"],
