@@ -44,6 +44,11 @@ class Delivery(Message):
     manifest: dict[str, Sha256] = Field(default={}, description="none: made here")
     delivery: FrameId | None = Field(default=None, description="yours: makes a repeat the same")
 
+    @property
+    def listed(self) -> list[str]:
+        """The files that it names."""
+        return list(dict.fromkeys(self.files or self.manifest))
+
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.koaid is None) == (self.night is None):

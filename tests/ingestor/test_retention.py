@@ -230,7 +230,7 @@ async def test_a_raw_file_may_go_once_it_is_old_and_verified(site: Site, new_eve
     mark = damage(1)
     await site.db.write(lambda s: s.add(mark))
     assert await deletable(site) == []
-    await site.db.write(lambda s: s.delete(s.get(Damage, (KOAID, 1, "y"))))
+    await site.db.write(lambda s: s.delete(s.get(Damage, (KOAID, 0, 1, "y"))))
     days = (utcnow() - prepared.timeline.acquired).days + 1  # type: ignore[operator]
     young = await site.db.read(site.store.deletable, days, {"limit": 9, "instrument": None}, None)
     assert young == ([], None)

@@ -128,6 +128,7 @@ def test_a_bad_product_holds_up_no_other_of_its_night(site: Site, koa: Koa) -> N
     assert gone["koaid"] in (closed_.missing or ())
     assert not {good["koaid"], cut["koaid"]} & {*(closed_.missing or ())}
     assert site.file(good["koaid"], level=2) == cubes[good["koaid"]]
+    end_of(site, closed_, [one.koaid for one in closed_.came].index(cut["koaid"]))  # it is told
     report = site.get("ingestor", f"/v1/nights/{good['night']}").json()
     rows = {(row["instrument"], row["level"]): row for row in report["instruments"]}
     assert rows["KCWI", 2]["invalid"] == 1

@@ -19,15 +19,19 @@ class Products:
     def submit(
         self, directory: w.Reductions, instrument: w.Whose, level: w.Level, pipeline: w.Pipeline,
         koaid: w.Koaid = None, night: w.Night = None, file: w.Files = None,
+        manifest: w.Manifest = None,
     ) -> Delivered:  # fmt: skip
         """Have what a pipeline wrote archived: one set, or all of a night.
 
-        Which files make a set is the instrument's, unless --file names them. What is delivered
-        again and has not changed is archived once; other content is the next version.
+        Which files make a set is the instrument's, unless --file or --manifest names them.
+        What is delivered again unchanged is archived once; other content is the next version.
         """
         if (koaid is None) == (night is None):
             raise BadParameter("say either --koaid or --night")
         more: dict[str, Any] = {"koaid": koaid, "night": night, "files": file or None}
+        if manifest:
+            lines = (line.split(None, 1) for line in manifest.read_text().splitlines())
+            more["manifest"] = {name.removeprefix("*"): digest for digest, name in lines}
         more |= {"pipeline": pipeline[0], "pipeline_version": pipeline[1]}
         where = normal_path(directory)
         return self._archive.deliver(where, instrument=instrument, level=level, **more)

@@ -55,4 +55,5 @@ Pipeline = Annotated[
 ]
 Koaid = Annotated[str | None, Option(help="Of the raw frame.")]
 Files = Annotated[list[str] | None, Option(help="A file below DIR; may be repeated.")]
+Manifest = Annotated[Path | None, Option(help="What sha256sum printed in DIR.", exists=True)]
 DeliveryId = Annotated[str, Argument(help="As `koa products submit` told it.")]

@@ -7,6 +7,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -38,17 +39,14 @@ async def deliver(worker: Any, order: Delivery, trace: str) -> tuple[bool, Deliv
     order = order.model_copy(update={"delivery": order.delivery or str(uuid.uuid4())})
     instrument = worker.instruments[order.instrument]
     try:
-        if not reduced.named_files(order):
-            reduced.rule_of(order, instrument)
         look = partial(_look, order, instrument)
         sets = await worker.reader.at(order.directory, order.instrument, look)
     except FileNotFoundError:
         if order.night:
             raise NoDirectory(f"there is no directory {order.directory}") from None
         sets = {str(order.koaid): Found(0, 0)}  # it may be seen from here a little later
-    except (LookupError, FrameFault) as fault:
-        code = getattr(fault, "code", "no_rule").lower()
-        raise Rejected(str(fault.args[0]), code=code) from None
+    except FrameFault as fault:
+        raise Rejected(str(fault), code=fault.code.lower()) from None
     fresh = await worker.db.write(worker.store.deliver, order, sets, trace)
     return fresh, await delivered(worker, str(order.delivery), {})
 
@@ -56,7 +54,9 @@ async def deliver(worker: Any, order: Delivery, trace: str) -> tuple[bool, Deliv
 def list_files(home: str, pulse: Pulse) -> list[str]:
     """Return the names of all files below a directory, relative to it; links are not followed."""
     found = list[str]()
-    for where, _, names in os.walk(home, onerror=_raise):
+    if not os.path.isdir(home):  # noqa: PTH112 (a Path for each would cost more than the look)
+        raise FileNotFoundError(home)
+    for where, _, names in os.walk(home):
         pulse.beat()
         inside = os.path.relpath(where, home) + "/"
         found += [inside.removeprefix("./") + name for name in names]
@@ -65,14 +65,13 @@ def list_files(home: str, pulse: Pulse) -> list[str]:
     return sorted(name for name in found if name.isprintable())
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _look(order: Delivery, instrument: Any, home: str, pulse: Pulse) -> dict[str, Found]:
     """Return which sets a directory holds, how much memory they need, how old they are."""
-    found = dict[str, Found]()
-    for koaid, names in reduced.sets_in(order, instrument, list_files(home, pulse)).items():
+    found, listed = dict[str, Found](), order.listed
+    sets = {str(order.koaid): listed}
+    if not listed:
+        sets = reduced.sets_in(order, instrument, list_files(home, pulse))
+    for koaid, names in sets.items():
         pulse.beat()
         seen = [os.stat(path) for n in names if os.path.isfile(path := f"{home}/{n}")]  # noqa: PTH113, PTH116
         sizes = sorted(one.st_size for one in seen)
@@ -101,17 +100,13 @@ async def _told(worker: Any, order: Delivery, rows: list[File]) -> dict[str, c.F
     found, cursor = dict[str, c.FrameView](), None
     night = time_of(rows[0].koaid or "").date() if rows else None
     asked = {"instrument": order.instrument, "level": order.level, "night": night, "limit": 1000}
-    try:
+    ask = partial(worker.ingestor.call, c.Page[c.FrameView], "GET", "/v1/frames", **asked)
+    with suppress(DependencyDown):
         while rows:
-            ask = worker.ingestor.call(
-                c.Page[c.FrameView], "GET", "/v1/frames", cursor=cursor, **asked
-            )
-            page = await ask
+            page = await ask(cursor=cursor)
             found |= {frame.frame_id: frame for frame in page.items}
             if (cursor := page.next) is None:
                 break
-    except DependencyDown:
-        pass
     return found
 
 
@@ -160,22 +155,20 @@ class Intake:
     async def begin(self) -> None:
         """Find out which files make the set; the first FITS file tells the frame's number."""
         worker, order, row = self.worker, self.order, self.row
-        listed = [*reduced.named_files(order)]
-        choose: Callable[[float | None], list[str]] = lambda _: listed  # noqa: E731
-        if not listed:
+        choose: Callable[[float | None], list[str]] = lambda _: order.listed  # noqa: E731
+        if not order.listed:
             names = await worker.reader.at(order.directory, order.instrument, list_files)
             rule = reduced.rule_of(order, worker.instruments[order.instrument])
             choose = partial(rule.choose, names, str(row.koaid))
-        first, data = next((n for n in choose(None) if n.endswith(".fits")), None), None
-        if first:
-            data = await self.read(first)
+        first = next((name for name in choose(None) if name.endswith(".fits")), "")
+        data = await self.read(first) if first else None
         files = choose(self.view.number("FRAMENO") if self.view else None)
         stem = make.stem(str(row.koaid), row.level)
         self.stored = stored_names(files, [f"{stem}.{own}" for own in OWN])
         now, rules = c.utcnow(), worker.recipes[row.instrument].rules
         times = c.Timeline(process_end=now, transfer_start=now)
         await worker.db.write(worker.store.transferring, self.job, times, rules=rules)
-        if first and data is not None:
+        if data is not None:
             await self.send(first, data)
 
     async def rest(self) -> None:
@@ -226,21 +219,17 @@ class Intake:
         sent = worker.objects.put(worker.config.staging_bucket, key, *content.buffers)
         _, found = await asyncio.gather(sent, think(make.digests, *content.buffers))
         told = {"name": content.name, "role": content.role, "key": key} | found._asdict()
-        self.kept[content.name] = product = c.Product.model_validate(told)
-        return product
+        self.kept[content.name] = c.Product.model_validate(told)
+        return self.kept[content.name]
 
     async def finish(self) -> c.FilePrepared:
         """Return the whole set, with its own manifest in staging."""
-        row = self.row
-        files = [self.kept[name] for name in self.stored.values()]
-        whole = reduced.prepared(
-            row, order=self.order, attempt=self.job.token, products=files, newest=self.newest,
-            view=self.view, rules=self.worker.recipes[row.instrument].rules,
-        )  # fmt: skip
-        table = await self.put(
-            make.md5_product(make.stem(whole.koaid, row.level), self.kept, ("",))
-        )
-        whole = whole.model_copy(update={"products": [*files, table]})
+        row, files = self.row, [self.kept[name] for name in self.stored.values()]
+        rules = self.worker.recipes[row.instrument].rules
+        told = {"attempt": self.job.token} | reduced.about(self.order, files, rules)
+        whole = reduced.prepared(row, told, self.newest, self.view)
+        table = make.md5_product(make.stem(whole.koaid, row.level), self.kept, ("",))
+        whole = whole.model_copy(update={"products": [*files, await self.put(table)]})
         manifest = await self.put(make.manifest(whole))
         timeline = whole.timeline.merged(c.Timeline(transfer_end=c.utcnow()))
         last = {"products": [*whole.products, manifest], "timeline": timeline}
