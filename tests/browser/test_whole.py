@@ -183,10 +183,13 @@ def test_a_frame_and_its_products(
 
 
 @pytest.mark.skipif(not (shutil.which("curl") or os.environ.get("CI")), reason="no curl here")
-def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: Path) -> None:
+def test_the_script(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage, tmp_path: Path
+) -> None:
     token = scene.tokens["owner"]
-    page = open_page(url + f"/?night={scene.good['night']}", token=token)
-    row(page, scene.good["frame_id"]).locator("input").check()
+    page = open_page(url + f"/?night={scene.good['night']}&level=all", token=token)
+    for frame in (scene.good, made):
+        row(page, frame["frame_id"]).locator("input").check()
     page.get_by_label("all products").check()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as a script").click()
@@ -205,9 +208,11 @@ def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: P
     assert "run this again" in refused.stderr
     done = run(KOA_TOKEN=token)
     assert done.returncode == 0, done.stderr
-    for product in scene.good["products"]:
-        digest = hashlib.sha256((tmp_path / product["name"]).read_bytes()).hexdigest()
-        assert digest == product["sha256"]
+    apart = tmp_path / "lev1" / made["koaid"]
+    for home, frame in ((tmp_path, scene.good), (apart, made)):
+        for product in frame["products"]:
+            digest = hashlib.sha256((home / product["name"]).read_bytes()).hexdigest()
+            assert digest == product["sha256"]
     again = run(KOA_TOKEN=token)
     assert again.returncode == 0
     assert "fetched" not in again.stdout
