@@ -8,6 +8,7 @@ BUILD ?= podman build
 BASE ?= docker.io/library/python:3.11-slim-bookworm
 REGISTRY ?= localhost
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TEST := $(PY) -m pytest --ignore tests/house --ignore tests/bench --ignore tests/images
 REVISION ?= $(shell git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
@@ -34,7 +35,8 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
+	$(TEST) -n 3 --dist loadfile --no-loadscope-reorder $(or $(ARGS),-m "not alone")
+	$(if $(ARGS),,$(TEST) -m alone)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check
