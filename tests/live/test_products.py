@@ -170,7 +170,7 @@ def test_a_set_whose_raw_frame_is_on_its_way_waits_for_it(site: Site, koa: Koa) 
     assert end_of(site, told)["status"] == "COMPLETE"
 
 
-def test_a_killed_preparer_loses_no_set(site: Site, koa: Koa) -> None:
+def test_a_killed_preparer_and_a_killed_ingestor_lose_no_set(site: Site, koa: Koa) -> None:
     [raw] = exposures(site, 1)
     home = "/s/sdata1400/kcwi1/killed"
     files = {f"f{n}.dat": os.urandom(400_000) for n in range(60)}
@@ -184,6 +184,11 @@ def test_a_killed_preparer_loses_no_set(site: Site, koa: Koa) -> None:
     site.stack.kill("preparer")
     assert len(site.staged(f"{frame_id}/")) < len(files), "it was in the midst"
     site.stack.start("preparer")
+    home = f"lev2/{raw['koaid']}/v1/"
+    site.wait(lambda: any(home in key for key in site.archived()), 60, "some archived files")
+    site.stack.kill("ingestor")
+    assert sum(home in key for key in site.archived()) < len(files), "it was in the midst"
+    site.stack.start("ingestor")
     frame = end_of(site, told)
     assert (frame["status"], frame["version"]) == ("COMPLETE", 1)
     for name, data in files.items():

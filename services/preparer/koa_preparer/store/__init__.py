@@ -188,7 +188,7 @@ class Store(Campaigns, Deliveries):
         for queue in ("prepare", "handover", "enrich"):
             self.queue.drop(session, queue, f"{frame_id}:{row.generation}")
         session.refresh(row, with_for_update=True)  # as whoever held its job has left it
-        if row.level and verb == "reprocess":
+        if row.level and verb != "retry":
             raise NotAnEnd(f"{row.koaid} is reduced: its pipeline makes it anew and delivers it")
         if row.status not in LEAVES[verb]:
             raise NotAnEnd(f"{frame_id} is {row.status}; {verb} is for {', '.join(LEAVES[verb])}")

@@ -14,6 +14,7 @@ from koa_shared.products import Delivery as Order
 
 from .schema import Delivery, File
 
+QUICK = Origin.LIVE  # the objective counts it
 SCIENCE = ("object", "undefined")  # as FilePrepared.is_science
 
 
@@ -45,7 +46,7 @@ class Deliveries:
                 frame_id=set_id(str(order.delivery), order.level, koaid), koaid=koaid,
                 path=order.directory, **found._asdict(), instrument=order.instrument,
                 source=f"pipeline:{order.pipeline}", level=order.level, detected=utcnow(),
-                origin=Origin.LIVE if order.koaid else Origin.MANUAL, trigger=None,
+                origin=QUICK if order.koaid and order.level == 1 else Origin.MANUAL, trigger=None,
                 status=Status.QUEUED, options={}, delivery=order.delivery,
             )  # fmt: skip
             times = Timeline(detected=row.detected, queued=utcnow())
