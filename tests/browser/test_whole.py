@@ -296,7 +296,7 @@ def test_the_main_views(scene: LiveScene, url: str, open_page: OpenPage) -> None
         check_view(page, newest["frame_id"], name)
         if SHOTS:
             picture = Image.open(io.BytesIO(page.screenshot()))
-            picture.quantize(64).save(Path(SHOTS) / f"{name}.png", optimize=True)
+            picture.quantize(256).save(Path(SHOTS) / f"{name}.png", optimize=True)
 
 
 def take(scene: LiveScene, kind: str) -> dict[str, Any]:
