@@ -20,6 +20,7 @@ from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
 from .download import Offered, in_parallel, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, Rejected
+from .ids import safe_name
 from .products import Delivered, Delivery
 from .retry import backoff
 
@@ -317,7 +318,7 @@ class Koa:
         """Fetch the products whose names match into `directory`; yield what became of each.
 
         By default a raw frame's FITS file, and all of a reduced set, which lies in a directory
-        of its own, `lev1/KOAID`.  Files that are whole are left alone, parts of files are gone
+        of its own, `lev1/KOAID/v1`.  Files that are whole are left alone, parts of files are gone
         on with, each is renamed when its SHA-256 is right, `parallel` at once; `moved` is told
         of bytes as they come.
         Raises DependencyDown when the archive is away, OSError when the disk is full.
@@ -332,8 +333,8 @@ class Koa:
 
         def work() -> Iterator[Callable[[], Download]]:
             for frame, superseded in self._newest(frames):
-                name = frame.koaid or frame.frame_id
-                folder = directory / (f"lev{frame.level}/{name}" if frame.level else "")
+                name = safe_name(frame.koaid or frame.frame_id)
+                home = f"lev{frame.level}/{name}/v{frame.version}" if frame.level else ""
                 try:
                     if superseded:
                         raise superseded
@@ -341,9 +342,9 @@ class Koa:
                 except KoaError as error:
                     yield partial(Download, frame, directory / name, 0, error=error)
                     continue
-                folder.mkdir(parents=True, exist_ok=True)
+                (directory / home).mkdir(parents=True, exist_ok=True)
                 for product in found:
-                    blank = Download(frame, folder / product.name, product.size)
+                    blank = Download(frame, directory / home / product.name, product.size)
                     yield partial(self._fetch, blank, product, came)
 
         try:

@@ -211,7 +211,7 @@ def test_the_script(
     assert "run this again" in refused.stderr
     done = run(KOA_TOKEN=token)
     assert done.returncode == 0, done.stderr
-    apart = tmp_path / "lev1" / made["koaid"]
+    apart = tmp_path / "lev1" / made["koaid"] / "v1"
     for home, frame in ((tmp_path, scene.good), (apart, made)):
         for product in frame["products"]:
             digest = hashlib.sha256((home / product["name"]).read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -73,7 +73,7 @@ class Answer(BaseHTTPRequestHandler):
         else:
             level = int(query.get("level", 0))
             ours = [f for f in archive.frames if path.endswith(f.frame_id)]
-            known = [f for f in archive.frames if (f.koaid, f.level) == (path[11:], level)]
+            known = [f for f in archive.frames if (f.koaid, f.level) == (unquote(path[11:]), level)]
             newest = max(ours or known, key=lambda frame: frame.version or 0)
             self.say(200, newest.model_dump_json().encode())
 
@@ -306,11 +306,15 @@ def test_reduced_sets_lie_apart(archive: Archive, koa: Koa, tmp_path: Path) -> N
     ]  # fmt: skip
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {NAME} | {
-        f"lev{one.level}/{one.koaid}/{name}" for one in sets for name in files
+        f"lev{one.level}/{one.koaid}/v{one.version}/{name}" for one in sets for name in files
     }
     assert [one.moved for one in fetched(koa, tmp_path, *sets)] == [0] * 6
     [log] = fetched(koa, tmp_path, sets[0], products="*.log")
-    assert log.path == tmp_path / "lev1" / str(raw.koaid) / "all.log"
+    assert log.path == tmp_path / "lev1" / str(raw.koaid) / "v2" / "all.log"
+    odd = archive.holds(frame_id="e" * 32, koaid="../../x", level=1, products=products)
+    assert {one.path.parent.parent.parent for one in fetched(koa, tmp_path, odd)} == {
+        tmp_path / "lev1"
+    }
 
 
 def test_what_is_prepared_anew_meanwhile_is_not_left_out(

@@ -90,7 +90,7 @@ class Koa:
         Repeat it to go on where it broke off: parts of files are gone on with, and what is
         here already is checked by its SHA-256 and not fetched again. Nothing is overwritten:
         another file of the same name is renamed to NAME.DIGEST.old, and told. Sets of reduced
-        products (--level 1, 2) lie in a directory each, lev1/KOAID. Of a selection
+        products (--level 1, 2) lie in a directory each, lev1/KOAID/v1. Of a selection
         what is not archived or not open to you is left out, and counted. Exit code 1 if
         something that was asked for could not be had.
         """

@@ -5,7 +5,7 @@ export function files(rows, whole) {
   return rows.flatMap(({ frame, open }) =>
     (open && frame.version ? frame.products : [])
       .filter((product) => product.sha256 && (whole || frame.level || product.role === "fits"))
-      .map((product) => ({ frame, product, name: `${frame.level ? `lev${frame.level}/${frame.koaid}/` : ""}${product.name}` })),
+      .map((product) => ({ frame, product, name: `${frame.level ? `lev${frame.level}/${frame.koaid}/v${frame.version}/` : ""}${product.name}` })),
   );
 }
 
