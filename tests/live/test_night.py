@@ -113,12 +113,9 @@ def check(site: Site, report: Any, lost: Entry) -> None:
     } == {"MISMATCHED_FILENAME": 0}
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_the_report_tells_what_the_ledger_knows(
-    engine: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    db = request.getfixturevalue("postgres") if engine == "postgresql" else ""
-    with running(tmp_path / "var", db=db) as site:
+def test_the_report_tells_what_the_ledger_knows(postgres: str, var: Path, tmp_path: Path) -> None:
+    """On PostgreSQL; tests/live/test_products.py reads a report of SQLite."""
+    with running(var, db=postgres) as site:
         night, lost = odd_night(site)
         report = whole_report(site, night)
         check(site, report, lost)
