@@ -18,9 +18,8 @@ from pydantic import BaseModel, RootModel, ValidationError
 from . import faults, logs
 from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
-from .download import Offered, in_parallel, offered, save
+from .download import Offered, home_of, in_parallel, newest, offered, save
 from .errors import DependencyDown, Forbidden, KoaError, Rejected
-from .ids import safe_name
 from .products import Delivered, Delivery
 from .retry import backoff
 
@@ -332,9 +331,8 @@ class Koa:
             moved(size)
 
         def work() -> Iterator[Callable[[], Download]]:
-            for frame, superseded in self._newest(frames):
-                name = safe_name(frame.koaid or frame.frame_id)
-                home = f"lev{frame.level}/{name}/v{frame.version}" if frame.level else ""
+            for frame, superseded in newest(frames, self.frame):
+                name, home = frame.koaid or frame.frame_id, directory / home_of(frame)
                 try:
                     if superseded:
                         raise superseded
@@ -342,33 +340,14 @@ class Koa:
                 except KoaError as error:
                     yield partial(Download, frame, directory / name, 0, error=error)
                     continue
-                (directory / home).mkdir(parents=True, exist_ok=True)
                 for product in found:
-                    blank = Download(frame, directory / home / product.name, product.size)
+                    blank = Download(frame, home / product.name, product.size)
                     yield partial(self._fetch, blank, product, came)
 
         try:
             yield from in_parallel(work(), parallel)
         finally:
             stop.set()
-
-    def _newest(self, frames: Iterable[FrameView]) -> Iterator[tuple[FrameView, KoaError | None]]:
-        """Yield frames as they are now; an error if another one has the KOAID in a later version.
-
-        The names of their files are the same.
-        """
-        later = dict[tuple[str, int], FrameView]()
-        for frame in frames:
-            key = frame.koaid or frame.frame_id, frame.level
-            if (frame.version or 0) > (0 if frame.level else 1):  # a set made anew is another frame
-                later[key] = self.frame(key[0], level=frame.level)
-            last = later.get(key, frame)
-            if last.frame_id == frame.frame_id:
-                yield last, None
-            else:
-                why = f"{key[0]} is there in version {last.version}, as frame {last.frame_id}"
-                told = f"{frame.frame_id} has version {frame.version} only: {why}"
-                yield frame, KoaError(told, code="superseded")
 
     def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()

@@ -45,7 +45,6 @@ NUMBER = pydantic.BeforeValidator(_told_number)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d")
 MAX_PATH = 1024  # PostgreSQL indexes no text over 2,700 bytes
 NAME = r"^[A-Za-z0-9_+-][A-Za-z0-9._+-]*$"  # of a product
-SCIENCE = ("object", "undefined")  # image types; those of no calibration
 EXAMPLES = json.loads((Path(__file__).parent / "data" / "examples.json").read_text())
 Time = Annotated[
     AwareDatetime, WrapValidator(_told_time), PlainSerializer(_rfc3339, when_used="json")
@@ -241,7 +240,7 @@ class FilePrepared(FrameMessage):
     @property
     def is_science(self) -> bool:
         """Whether it is no calibration, as far as its header tells."""
-        return self.metadata.get("koaimtyp") in (None, *SCIENCE)
+        return self.metadata.get("koaimtyp") in (None, "object", "undefined")
 
 
 class Accepted(Message):

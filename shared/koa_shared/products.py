@@ -9,10 +9,11 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .contracts import MAX_PATH, NUMBER, FrameId, Message, Sha256, Status
-from .errors import FrameFault
+from .errors import FrameFault, Rejected
 from .ids import safe_name
 
 Koaid = Annotated[str, Field(max_length=64, pattern=r"^[A-Z0-9]{2}\.\d{8}\.\d{5}\.\d{2}(_\w+)?$")]
+SCIENCE = ("object", "undefined")  # image types, as FilePrepared.is_science
 KOAID = re.compile(r"(?<![A-Z0-9])[A-Z][A-Z0-9]\.\d{8}\.\d{5}\.\d{2}")
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -49,22 +50,25 @@ class Delivery(Message):
         """The files that it names."""
         return list(dict.fromkeys(self.files or self.manifest))
 
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if (self.koaid is None) == (self.night is None):
-            raise ValueError("say either `koaid` or `night`")
-        if self.night:
-            date.fromisoformat(self.night)
-        if self.koaid:
-            time_of(self.koaid)
-        if self.night and (self.files or self.manifest):
-            raise ValueError("`files` and `manifest` are of one set: say its `koaid`")
-        if self.files and self.manifest.keys() - {*self.files}:
-            raise ValueError("`manifest` names files that are not among `files`")
+    def check(self) -> None:
+        """Raise Rejected if it contradicts itself, or names what can't be."""
         names = (*self.files, *self.manifest)
-        if any({".", "..", ""} & {*name.split("/")} or not name.isprintable() for name in names):
-            raise ValueError("names of files are relative to `directory`, and lie in it")
-        return self
+        try:
+            date.fromisoformat(self.night or "2000-01-01")
+            time_of(self.koaid or "X.20000101.0")
+        except ValueError as error:
+            raise Rejected(str(error), code="no_date") from None
+        wrong = {
+            "say either `koaid` or `night`": bool(self.koaid) == bool(self.night),
+            "`files` and `manifest` are of one set: say its `koaid`": self.night and names,
+            "`manifest` names more than `files`": self.files and {*names} - {*self.files},
+            "names of files are relative to `directory`, and lie in it": any(
+                {".", "..", ""} & {*name.split("/")} or not name.isprintable() for name in names
+            ),
+        }
+        for text, is_so in wrong.items():
+            if is_so:
+                raise Rejected(text, code="bad_delivery")
 
 
 class Came(Message):

@@ -27,6 +27,7 @@ def names_in(path: Path) -> set[str]:
 
 def test_every_name_written_is_a_setting() -> None:
     known = {"KOA_FAULT"}  # of tests alone, never read as a setting (koa_shared.faults)
+    known |= {"KOA_SCREENSHOTS"}  # of tests/browser
     known |= {"KOA_TOKEN"}  # of the script that the night page makes
     known |= settings("monitor") | settings("preparer") | settings("ingestor")
     known |= {f"KOA_{field}".upper() for field in Peers.model_fields}  # of the command line

@@ -212,7 +212,7 @@ async def test_a_repeat_is_known_and_another_order_is_refused(site: Site, cube: 
         ({"koaid": KOAID, "instrument": "GUIDER"}, 422, "wrong_koaid"),
         ({"night": "2025-12-08", "directory": f"{HOME}/nowhere"}, 503, "no_directory"),
         ({"night": "2025-12-08", "instrument": "NIRC2", "level": 2}, 422, "no_rule"),
-        ({}, 422, "invalid_request"),
+        ({}, 422, "bad_delivery"),
     ],
 )
 async def test_what_can_not_be_meant_is_refused(

@@ -260,7 +260,7 @@ def test_the_last_version_counts(archive: Archive, koa: Koa, tmp_path: Path) -> 
     [done, old] = fetched(koa, tmp_path, second, first)
     assert (done.error, done.frame.version) == (None, 2)
     assert getattr(old.error, "code", "") == "superseded"
-    assert str(old.error).endswith(f"is there in version 2, as frame {second.frame_id}")
+    assert f"version 1 only: another frame, {second.frame_id}, holds a later" in str(old.error)
     assert (tmp_path / NAME).read_bytes() == DATA * 2
     assert names(tmp_path) == {NAME}
 

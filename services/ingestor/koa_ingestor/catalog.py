@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from koa_shared.contracts import FrameView, Timeline, utcnow
+from koa_shared.contracts import FrameView, Link, Timeline, utcnow
 from koa_shared.web import Caller
 
 PUBLIC = {
@@ -21,6 +21,12 @@ def is_open_to(caller: Caller, semid: str | None, release: datetime | None) -> b
 def pipeline_of(level: int, recipe: dict[str, Any] | None) -> str | None:
     """Return which pipeline reduced a frame, and its version; None of a raw one."""
     return recipe["software"] if level and recipe else None
+
+
+def link(row: dict[str, Any]) -> Link:
+    """Return what a frame is linked to, of that one's row."""
+    told = {name: row[name] for name in Link.model_fields.keys() & row.keys()}
+    return Link(**told, pipeline=pipeline_of(row["level"], row["recipe"]))
 
 
 def view(row: dict[str, Any], caller: Caller) -> FrameView:

@@ -63,6 +63,7 @@ async def announce(file: FileWritten, ctx: Ctx, _: Producer, response: Response)
 @router.post("/products", status_code=202, responses=KNOWN, summary="A pipeline has reduced frames")
 async def deliver(order: Delivery, ctx: Ctx, _: Producer, response: Response) -> Delivered:
     """202: its sets are taken on, durable here. 200: known. Each becomes available by itself."""
+    order.check()
     _check_known(ctx, order.instrument)
     prefixes = [one.prefix for one in ctx.instruments[order.instrument].naming.prefixes]
     if order.koaid and order.koaid[:2] not in prefixes:

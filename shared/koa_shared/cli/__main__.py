@@ -38,8 +38,9 @@ T = TypeVar("T")
 COLUMNS = (
     "acquired", "at", "heard", "source", "service", "keyword", "who", "verb", "target", "why",
     "retried", "fingerprint", "count", "first", "last", "example", "frame_id", "koaid", "name",
-    "instrument", "level", "value", "connected", "paused", "paused_why", "heartbeat_age",
-    "last_frame_at", "type", "object", "program", "status", "reduced", "latency", "step",
+    "instrument", "level", "pipeline", "value", "connected", "paused", "paused_why",
+    "heartbeat_age", "last_frame_at", "type", "object", "program", "status", "reduced",
+    "latency", "step",
     "decision", "reason", "path", "code", "severity", "message", "size", "version", "product",
     "found", "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy",
     "prefix", "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
@@ -102,6 +103,8 @@ def text(answer: Any) -> str:
             for name, value in data.items()
             if value not in (None, [], {})
         )
+    if all(isinstance(row, str) for row in data):
+        return "\n".join(data) or "none"
     names = [name for name in COLUMNS if any(row.get(name) is not None for row in data)]
     cells = [[cell(row.get(name)) for name in names] for row in data]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]

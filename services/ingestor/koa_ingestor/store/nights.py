@@ -8,7 +8,8 @@ from sqlalchemy import and_, case, exists, false, func, or_, select, true
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
-from koa_shared.contracts import SCIENCE, Inventory, Origin, Status, utcnow
+from koa_shared.contracts import Inventory, Origin, Status, utcnow
+from koa_shared.products import SCIENCE
 from koa_shared.reports import FindingCount, Kept, NightReport
 from koa_shared.web import Caller
 

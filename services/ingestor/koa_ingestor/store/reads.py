@@ -11,7 +11,7 @@ from koa_shared.contracts import Link, Origin, Status, utcnow
 from koa_shared.errors import Rejected
 from koa_shared.web import Caller
 
-from ..catalog import pipeline_of
+from ..catalog import link
 from ..errors import UnknownFrame, VersionDeleted
 from .nights import Nights, of_frame
 from .schema import EventSeen, Frame, FrameCode, SourceSeen, Stream, Version, audit
@@ -39,23 +39,20 @@ class Reads(Nights):
 
     def links(self, session: Session, frames: Sequence[Frame]) -> dict[str, list[Link]]:
         """Return by frame_id what hangs together: a raw frame's products, a product's raw frame."""
-        names = ("koaid", "level", "frame_id", "version", "status", "recipe")
-        what: Any = [getattr(Frame, name) for name in names]
+        what: Any = [
+            getattr(Frame, name) for name in ("recipe", *Link.model_fields) if name != "pipeline"
+        ]
         best = (col(Frame.version).is_(None), col(Frame.version).desc(), col(Frame.acquired).desc())
         named = col(Frame.koaid).in_({frame.koaid for frame in frames})
-        found = dict[str, dict[int, Link]]()
+        found = dict[str, dict[int, dict[str, Any]]]()
         for row in session.execute(select(*what).where(named).order_by(*best)):
-            told = row._asdict() | {"pipeline": pipeline_of(row.level, row.recipe)}
-            told.pop("recipe")
-            found.setdefault(row.koaid, {}).setdefault(row.level, Link.model_validate(told))
-        return {
-            frame.frame_id: [
-                link
-                for level, link in sorted(found.get(frame.koaid or "", {}).items())
-                if (level == 0) == (frame.level > 0) and (frame.level or frame.version)
-            ]
-            for frame in frames
-        }
+            found.setdefault(row.koaid, {}).setdefault(row.level, row._asdict())
+        linked = dict[str, list[Link]]()
+        for frame in frames:
+            rows = found.get(frame.koaid or "", {}) if frame.level or frame.version else {}
+            levels = [level for level in sorted(rows) if (level == 0) == (frame.level > 0)]
+            linked[frame.frame_id] = [link(rows[level]) for level in levels]
+        return linked
 
     def shown(self, session: Session, frames: Sequence[Frame]) -> list[dict[str, Any]]:
         """Return frames with their links, as `catalog.view` takes them."""

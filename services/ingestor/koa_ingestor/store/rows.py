@@ -1,7 +1,7 @@
 """How rows of the catalogue come about and grow."""
 
+import re
 from collections.abc import Sequence
-from datetime import date
 
 from sqlalchemy import text
 from sqlmodel import Session, update
@@ -12,6 +12,7 @@ from koa_shared.db import insert_new, is_postgresql, safe_json
 from ..pipeline import clock_skew
 from .schema import Frame, FrameCode, Version
 
+DATE = re.compile(r"\.(\d{4})(\d\d)(\d\d)\.")  # in a KOAID
 DESCRIBED = ("koaimtyp", "object", "ra", "dec", "exposure")
 
 
@@ -34,9 +35,9 @@ def merge(
     before, frame.updated = frame.acquired, utcnow()
     frame.acquired = merged.acquired or before
     # A reduced frame is of its raw frame's night, whenever it was reduced.
-    koaid = frame.koaid.split(".")[1] if frame.level and frame.koaid else ""
-    day = date.fromisoformat(koaid) if koaid else frame.acquired.date()
-    frame.night = frame.night or day.isoformat()
+    day = DATE.search(frame.koaid or "") if frame.level else None
+    night = "-".join(day.groups()) if day else frame.acquired.date().isoformat()
+    frame.night = frame.night or night
     known = list(frame.findings or [])
     skewed = any(finding["code"] == "CLOCK_SKEW" for finding in known)
     findings = [*findings, *([] if skewed else clock_skew(merged))]
