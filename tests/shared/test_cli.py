@@ -26,8 +26,8 @@ from koa_shared.cli.why import sentence, unknown
 from koa_shared.contracts import Finding, FrameView, Severity, Status, Timeline
 from koa_shared.simulator.frames import Request, build
 from koa_shared.simulator.stack import Stack
+from tests.live.conftest import free_offset
 
-OFFSET = 21000
 AT = datetime(2026, 11, 23, 9, 6, 38, 80_000, UTC)  # production .80, padded .08
 ID = "11111111-1111-5111-9111-111111111111"
 OTHER = "22222222-2222-5222-9222-222222222222"
@@ -685,13 +685,13 @@ SIM = pytest.mark.live
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     var = tmp_path_factory.mktemp("cli")
-    with Stack(var=var, offset=OFFSET, sim=False).running() as running:
+    with Stack(var=var, offset=free_offset(), sim=False).running() as running:
         yield running
 
 
 @pytest.fixture
-def env() -> dict[str, str]:
-    return {"PORT_OFFSET": str(OFFSET)}
+def env(stack: Stack) -> dict[str, str]:
+    return {"PORT_OFFSET": str(stack.offset)}
 
 
 def write(stack: Stack, frameno: int, at: datetime, data: bytes | None = None) -> str:
