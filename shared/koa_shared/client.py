@@ -18,8 +18,8 @@ from pydantic import BaseModel, RootModel, ValidationError
 from . import faults, logs
 from .config import Peers
 from .contracts import EventBatch, Filters, FrameView, Page, Problem, Submission, Submitted
-from .download import Offered, in_parallel, offered, save
-from .errors import DependencyDown, Forbidden, KoaError, NotFound, Rejected
+from .download import Offered, home_of, in_parallel, newest, offered, save
+from .errors import DependencyDown, Forbidden, KoaError, Rejected
 from .products import Delivered, Delivery
 from .retry import backoff
 
@@ -311,13 +311,15 @@ class Koa:
         return self.preparer.again(partial(self.preparer.call, Delivered, "GET", where))
 
     def download(
-        self, frames: Iterable[FrameView], directory: Path, *, products: str = "*.fits",
+        self, frames: Iterable[FrameView], directory: Path, *, products: str | None = None,
         parallel: int = 4, moved: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Download]:  # fmt: skip
         """Fetch the products whose names match into `directory`; yield what became of each.
 
-        Files that are whole are left alone, parts of files are gone on with, each is renamed
-        when its SHA-256 is right, `parallel` at once; `moved` is told of bytes as they come.
+        By default a raw frame's FITS file, and all of a reduced set, which lies in a directory
+        of its own, `lev1/KOAID/v1`.  Files that are whole are left alone, parts of files are gone
+        on with, each is renamed when its SHA-256 is right, `parallel` at once; `moved` is told
+        of bytes as they come.
         Raises DependencyDown when the archive is away, OSError when the disk is full.
         """
         directory.mkdir(parents=True, exist_ok=True)
@@ -329,32 +331,23 @@ class Koa:
             moved(size)
 
         def work() -> Iterator[Callable[[], Download]]:
-            for frame in self._newest(frames):
+            for frame, superseded in newest(frames, self.frame):
+                name, home = frame.koaid or frame.frame_id, directory / home_of(frame)
                 try:
+                    if superseded:
+                        raise superseded
                     found = offered(frame, products)
-                except NotFound as error:
-                    yield partial(Download, frame, directory, 0, error=error)
+                except KoaError as error:
+                    yield partial(Download, frame, directory / name, 0, error=error)
                     continue
                 for product in found:
-                    blank = Download(frame, directory / product.name, product.size)
+                    blank = Download(frame, home / product.name, product.size)
                     yield partial(self._fetch, blank, product, came)
 
         try:
             yield from in_parallel(work(), parallel)
         finally:
             stop.set()
-
-    def _newest(self, frames: Iterable[FrameView]) -> Iterator[FrameView]:
-        """Leave out whose KOAID another frame has in a later version: the names are the same."""
-        later = set[tuple[str, int]]()
-        for frame in frames:
-            koaid, is_later = frame.koaid or frame.frame_id, (frame.version or 0) > 1
-            key = (koaid, frame.level)
-            # It may be prepared anew since it was listed.
-            last = self.frame(koaid, level=frame.level) if is_later else frame
-            if last.frame_id == frame.frame_id and (is_later or key not in later):
-                yield last
-            later |= {key} if is_later else set()
 
     def _fetch(self, blank: Download, product: Offered, moved: Callable[[int], None]) -> Download:
         frame, came = blank.frame, list[int]()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from .contracts import NAME, FrameView, Sha256, Whole
 from .errors import DependencyDown, KoaError, NotFound
+from .ids import safe_name
 
 T = TypeVar("T")
 Read = Callable[[int], Iterator[bytes]]  # the bytes from an offset on
@@ -34,11 +35,13 @@ class Offered(BaseModel, frozen=True):
     sha256: Sha256 | None = None
 
 
-def offered(frame: FrameView, pattern: str) -> list[Offered]:
+def offered(frame: FrameView, pattern: str | None) -> list[Offered]:
     """Return the products of a frame whose names match (as in a shell).
 
+    Without a pattern: a raw frame's FITS file, all of a reduced set.
     Raises NotFound if there is none: it is not archived, or has no such product.
     """
+    pattern = pattern or ("*" if frame.level else "*.fits")
     told = [Offered.model_validate(product) for product in frame.products]
     if found := [product for product in told if fnmatchcase(product.name, pattern)]:
         return found
@@ -47,15 +50,44 @@ def offered(frame: FrameView, pattern: str) -> list[Offered]:
     raise NotFound(f"{name} is {frame.status}, {why}", code="not_archived")
 
 
+def home_of(frame: FrameView) -> str:
+    """Return where its products lie: versions of a reduced set apart, as each is a whole."""
+    name = safe_name(frame.koaid or frame.frame_id)
+    return f"lev{frame.level}/{name}/v{frame.version}" if frame.level else ""
+
+
+def newest(
+    frames: Iterable[FrameView], ask: Callable[..., FrameView]
+) -> Iterator[tuple[FrameView, KoaError | None]]:
+    """Yield frames as they are now; an error if another one has the KOAID in a later version.
+
+    The names of their files are the same.  `ask` returns the frame of a KOAID and a level.
+    """
+    later = dict[tuple[str, int], str]()  # not whole frames: there may be millions
+    for frame in frames:
+        key, last = (frame.koaid or frame.frame_id, frame.level), frame
+        if (frame.version or 0) > (0 if frame.level else 1):  # a set made anew is another frame
+            last = ask(key[0], level=frame.level)
+            later[key] = last.frame_id
+        if (holder := later.get(key, frame.frame_id)) == frame.frame_id:
+            yield last, None
+        else:
+            why = f"another frame, {holder}, holds a later one of {key[0]}"
+            told = f"{frame.frame_id} has version {frame.version} only: {why}"
+            yield frame, KoaError(told, code="superseded")
+
+
 def save(target: Path, product: Offered, read: Read) -> Path | None:
     """Have the product's bytes lie at `target`; return where other content that did is now.
 
-    What breaks off stays beside it as a hidden part, with which the next call goes on.
+    What breaks off stays beside it as a hidden part, with which the next call goes on.  Who
+    wants other content there waits: the part belongs to the target's name.
     Raises DigestMismatch, DependencyDown if `read` ends too early, OSError of the disk.
     """
     if _is_whole(target, product):
         return None
-    part = target.with_name(f".{target.name}.{(product.sha256 or '')[:16]}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
     with _locked(part) as file:
         if _is_whole(target, product):  # whoever had the lock has fetched it
             part.unlink()

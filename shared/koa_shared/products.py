@@ -13,6 +13,7 @@ from .errors import FrameFault, Rejected
 from .ids import safe_name
 
 Koaid = Annotated[str, Field(max_length=64, pattern=r"^[A-Z0-9]{2}\.\d{8}\.\d{5}\.\d{2}(_\w+)?$")]
+SCIENCE = ("object", "undefined")  # image types, as FilePrepared.is_science
 KOAID = re.compile(r"(?<![A-Z0-9])[A-Z][A-Z0-9]\.\d{8}\.\d{5}\.\d{2}")
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 

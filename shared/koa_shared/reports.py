@@ -32,7 +32,7 @@ class Latency(Message):
 
 
 class InstrumentNight(Message):
-    """A night of an instrument at one level; the states add up to `announced`."""
+    """A night of an instrument at one level; the states but `missing` add up to `announced`."""
 
     instrument: str
     level: int
@@ -42,6 +42,8 @@ class InstrumentNight(Message):
     duplicate: Count
     parked: Count
     unfinished: Count
+    missing: Count = Field(description="archived science frames without a set of this level")
+    pipelines: list[str] = Field(description="that made its sets, of what the caller may see")
     found: Count = Field(description="of `announced`: found by a rescan, no keyword told of them")
     bytes: Whole = Field(description="of the raw files that are archived")
     exposure_seconds: float | None = Field(description="of what the caller may see")

@@ -75,7 +75,7 @@ def frame(at: datetime, **more: Any) -> Row:
         "night": f"{at:%Y-%m-%d}", "acquired": at, "updated": at, "timeline": times,
         "findings": [], "semid": semid, "program": {"semid": semid, "pi": "Alder"},
         "koaimtyp": more.pop("type", "object"), "products": [], "version": None,
-        "attempt": 0, "accepted": False,
+        "recipe": None, "attempt": 0, "accepted": False,
     }  # fmt: skip
     whole["core"] = {"koaimtyp": whole["koaimtyp"], "targname": target, "elaptime": 60.0}
     if status == "COMPLETE":

@@ -1,5 +1,7 @@
 """Each control of the night page: what it does to the URL and to the rows."""
 
+import re
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from koa_shared.contracts import utcnow
 from koa_shared.simulator.stack import Stack
 
 from .catalogue import frame, ingestor, put, ut
@@ -18,6 +21,8 @@ NIGHT, EARLIER = "2026-11-28", "2026-11-26"
 HOSTILE = "<img src=x onerror=alert(1)>"
 BROKEN = {"severity": "invalid", "step": "read", "message": "1 of 3 HDUs", "code": "TRUNCATED"}
 PARKED = {"severity": "error", "step": "verify", "message": "", "code": "VERIFICATION_FAILED"}
+LACKS = {"severity": "invalid", "step": "read", "message": "x_s2d.fits", "code": "PRODUCT_MISSING"}
+ORPHAN = {"severity": "warning", "step": "claim", "message": "", "code": "RAW_NOT_ARCHIVED"}
 # The night's frames, oldest first, each a minute after the one before.
 FRAMES: dict[str, dict[str, Any]] = {
     "a": {"type": "bias", "target": "", "latency": 0.9},
@@ -31,8 +36,16 @@ FRAMES: dict[str, dict[str, Any]] = {
           "name": "n_g.fits"},
     "h": {"instrument": "NIRC2", "prefix": "N2", "status": "TRANSFERRING", "koaid": None,
           "name": "n_h.fits"},
+    # Reduced products of b and d.
+    "p": {"level": 1, "koaid": "ES.20261128.28860.00", "latency": 90.0,
+          "recipe": {"software": "quick look 0.3", "rules": "0" * 16}},
+    "q": {"level": 2, "koaid": "ES.20261128.28860.00", "status": "INVALID", "findings": [LACKS],
+          "recipe": {"software": "PypeIt 1.17", "rules": "0" * 16}},
+    "r": {"level": 1, "koaid": "KB.20261128.28980.00", "instrument": "KCWI",
+          "status": "TRANSFERRED", "findings": [ORPHAN],
+          "recipe": {"software": "KCWI_DRP 1.1.0", "rules": "0" * 16}},
 }  # fmt: skip
-ALL = "hgfedcba"
+ALL = "hgfedcba"  # of the raw frames
 # As the browser's Back to a URL without a choice.
 FORGET = "history.replaceState(null, '', '/'); dispatchEvent(new PopStateEvent('popstate'))"
 
@@ -98,8 +111,8 @@ def search(text: str) -> Callable[[Page], None]:
     return lambda page: page.get_by_role("searchbox").first.fill(text)
 
 
-def choose(program: str) -> Callable[[Page], Any]:
-    return lambda page: page.get_by_role("combobox", name="Program").select_option(program)
+def choose(value: str, what: str = "Program") -> Callable[[Page], Any]:
+    return lambda page: page.get_by_role("combobox", name=what).select_option(value)
 
 
 CONTROLS = {
@@ -110,7 +123,11 @@ CONTROLS = {
     "two states": (press("Invalid", "Error"), "state=invalid,error", "fe"),
     "on the way": (press("On the way"), "state=way", "h"),
     "a program": (choose("2026B_U294"), "program=2026B_U294", "c"),
+    "level 1": (choose("1", "Level"), "level=1", "rp"),
+    "level 2": (choose("2", "Level"), "level=2", "q"),
+    "all levels": (choose("all", "Level"), "level=all", "rqp" + ALL),
     "a KOAID": (search("kb.20261128"), "q=kb.20261128", "d"),
+    "a whole KOAID": (search("ES.20261128.28860.00"), "q=ES.20261128.28860.00", "qpb"),
     "a file name": (search("kb_e"), "q=kb_e", "e"),
     "a target": (search("ngc"), "q=ngc", "d"),
     "two words": (search("es. m31"), "q=es.+m31", "b"),
@@ -135,6 +152,70 @@ def test_each_control(page: Page) -> None:
         assert query(page) == told, name
         page.evaluate(FORGET)
         shows(page, ALL, name)
+
+
+def badges(page: Page, name: str) -> list[str | None]:
+    found = row(page, name).locator(".level").all()
+    return [one.get_attribute("aria-label") for one in found]
+
+
+def test_products_beside_their_frames(page: Page) -> None:
+    assert badges(page, "b") == [
+        "level 1: Available, quick look 0.3", "level 2: Invalid, PypeIt 1.17",
+    ]  # fmt: skip
+    assert badges(page, "d") == ["level 1: On the way, KCWI_DRP 1.1.0"]
+    assert badges(page, "a") == []
+    row(page, "b").click()
+    kin = page.locator("#detail .kin li")
+    expect(kin).to_have_text(
+        ["Level 1 products Available by quick look 0.3", "Level 2 products Invalid by PypeIt 1.17"]
+    )
+    kin.get_by_role("button", name="Level 1").click()
+    shows_detail(page, "ES.20261128.28860.00, level 1")
+    assert query(page) == "frame=p"
+    shows(page, ALL)  # the list stays, and so does its place
+    expect(row(page, "b")).to_have_class("row active")
+    expect(page.locator("#detail .facts")).to_contain_text("quick look 0.3")
+    expect(page.locator("#detail .products")).to_contain_text("ES.20261128.28860.00.fits")
+    expect(page.get_by_role("button", name="Download ES.20261128.28860.00.fits")).to_have_count(2)
+    expect(kin).to_have_text(["Raw frame Available", "Level 2 products Invalid by PypeIt 1.17"])
+    kin.get_by_role("button", name="Level 2").click()
+    expect(page.locator("#detail .why")).to_contain_text("a file of its set is missing")
+    page.go_back()
+    shows_detail(page, "ES.20261128.28860.00, level 1")
+    kin.get_by_role("button", name="Raw frame").click()
+    shows_detail(page, "ES.20261128.28860.00")
+
+
+def test_counts_and_latency_are_of_raw_frames(page: Page) -> None:
+    strip = page.locator("#strip")
+    before = strip.inner_text()
+    choose("1", "Level")(page)
+    shows(page, "rp")
+    expect(row(page, "r")).to_contain_text("its raw frame is not archived")
+    assert badges(page, "p") == ["level 1: Available, quick look 0.3"]
+    assert strip.inner_text() == before
+    expect(page.locator("#shown")).to_contain_text("2 frames; the counts and latencies above")
+    expect(page.locator(".plot")).to_have_attribute("aria-label", re.compile("of 4 raw frames"))
+    told = page.locator("#instruments button").all_inner_texts()
+    assert sorted(text.replace("\n", "") for text in told) == ["ESI1", "KCWI1"]
+
+
+def test_what_comes_shows_at_its_raw_frame(stack: Stack, page: Page) -> None:
+    """A set that is announced now is seen at once, without the list being read again."""
+    now, name = utcnow().isoformat(timespec="milliseconds"), str(uuid.uuid4())
+    event = {
+        "frame_id": name, "instrument": "ESI", "level": 1, "origin": "live", "source": "esi",
+        "path": "/s/sdata703/esi9/redux", "generation": 1, "seq": 1, "at": now,
+        "koaid": "ES.20261128.28800.00", "service": "preparer", "status": "PROCESSING",
+        "step": "read", "timeline": {"acquired": f"{NIGHT}T09:00:00.000Z", "detected": now},
+    }  # fmt: skip
+    row(page, "a").click()
+    expect(page.locator("#detail .p-kin")).to_be_hidden()
+    assert page.request.post(f"{stack.url('ingestor')}/v1/events", data={"events": [event]}).ok
+    expect(row(page, "a").locator(".level")).to_have_attribute("data-state", "way")
+    expect(page.locator("#detail .kin li")).to_have_text(["Level 1 products On the way"])
+    shows(page, ALL)
 
 
 def test_what_does_not_match_says_so(page: Page) -> None:
@@ -183,7 +264,7 @@ def test_columns(page: Page) -> None:
     page.get_by_text("Columns").click()
     for name in ("File", "Type"):
         page.locator("#columns").get_by_label(name, exact=True).click()
-    told = "columns=preview,koaid,instrument,target,exposure,state,ut,age,latency,file"
+    told = "columns=preview,koaid,instrument,target,exposure,state,levels,ut,age,latency,file"
     assert query(page) == told
     expect(row(page, "e").locator(".c-file")).to_have_text("kb_e.fits")
     assert row(page, "e").locator(".c-type").count() == 0

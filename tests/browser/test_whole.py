@@ -1,6 +1,7 @@
 """The page on a whole installation: from the simulated observatory's shutter to the reader."""
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.live.conftest import running
@@ -32,6 +34,13 @@ window.fetch = async (...given) => {
   return answer;
 };
 """
+PIPELINE = "hushpipeline"
+SHOTS = os.environ.get("KOA_SCREENSHOTS", "")  # a directory, for the pictures of the docs
+VIEWS: dict[str, dict[str, Any]] = {
+    "night-page": {"size": (1280, 760)},
+    "night-page-dark": {"size": (1280, 760), "color_scheme": "dark"},
+    "night-page-phone": {"size": (390, 760)},
+}
 CLOSED = ("/file", "/preview", "/header", "/products/")
 
 
@@ -121,11 +130,69 @@ def test_the_detail_view(scene: LiveScene, url: str, open_page: OpenPage, tmp_pa
     assert hashlib.sha256(Path(saved.value.path()).read_bytes()).hexdigest() == fits["sha256"]
 
 
+def reduce(
+    scene: LiveScene, raw: dict[str, Any], level: int = 1, pipeline: str = PIPELINE
+) -> dict[str, Any]:
+    """Deliver a set of a raw frame, as a pipeline beside the disks does; return its frame."""
+    koaid, home = raw["koaid"], f"{raw['path'].rpartition('/')[0]}/redux"
+    names = {f"{koaid}_reduced.fits": "file", f"{koaid}.jpg": "preview"}
+    for name, part in names.items():
+        found = scene.ask("operator", "GET", "ingestor", f"/v1/frames/{koaid}/{part}")
+        scene.site.write(f"{home}/{name}", found.content)
+    order = {
+        "instrument": raw["instrument"], "level": level, "koaid": koaid, "directory": home,
+        "pipeline": pipeline, "pipeline_version": "0.3", "files": list(names),
+    }  # fmt: skip
+    answer = scene.ask("producer", "POST", "preparer", "/v1/products", json=order)
+    assert answer.status_code == 202, answer.text
+    where = f"/v1/frames/{answer.json()['came'][0]['frame_id']}"
+
+    def there() -> dict[str, Any] | None:
+        seen = scene.ask("operator", "GET", "ingestor", where)
+        is_there = seen.status_code == 200 and seen.json()["status"] == "COMPLETE"
+        return seen.json() if is_there else None
+
+    made: dict[str, Any] = scene.site.wait(there, 60, f"a set of {koaid}")
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(scene: LiveScene) -> dict[str, Any]:
+    """Return a reduced frame of a running program."""
+    return reduce(scene, scene.good)
+
+
+def test_a_frame_and_its_products(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage
+) -> None:
+    page = open_page(url + f"/?night={scene.good['night']}", token=scene.tokens["owner"])
+    raw, detail = row(page, scene.good["frame_id"]), page.locator("#detail")
+    badge = raw.locator(".level")
+    expect(badge).to_have_attribute("aria-label", f"level 1: Available, {PIPELINE} 0.3")
+    raw.click()
+    detail.get_by_role("button", name="Level 1 products").click()
+    expect(detail.locator("h2")).to_have_text(f"{scene.good['koaid']}, level 1")
+    image = detail.locator(".image img")
+    expect(image).to_be_visible()
+    until(page, lambda: image.evaluate("(i) => i.naturalWidth") > 100, "the set's preview")
+    expect(detail.locator(".facts")).to_contain_text(f"{PIPELINE} 0.3")
+    for product in made["products"]:
+        with page.expect_download() as saved:
+            detail.locator(".products").get_by_text(product["name"], exact=True).click()
+        digest = hashlib.sha256(Path(saved.value.path()).read_bytes()).hexdigest()
+        assert digest == product["sha256"]
+    detail.get_by_role("button", name="Raw frame").click()
+    expect(detail.locator("h2")).to_have_text(scene.good["koaid"])
+
+
 @pytest.mark.skipif(not (shutil.which("curl") or os.environ.get("CI")), reason="no curl here")
-def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: Path) -> None:
+def test_the_script(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage, tmp_path: Path
+) -> None:
     token = scene.tokens["owner"]
-    page = open_page(url + f"/?night={scene.good['night']}", token=token)
-    row(page, scene.good["frame_id"]).locator("input").check()
+    page = open_page(url + f"/?night={scene.good['night']}&level=all", token=token)
+    for frame in (scene.good, made):
+        row(page, frame["frame_id"]).locator("input").check()
     page.get_by_label("all products").check()
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as a script").click()
@@ -144,21 +211,25 @@ def test_the_script(scene: LiveScene, url: str, open_page: OpenPage, tmp_path: P
     assert "run this again" in refused.stderr
     done = run(KOA_TOKEN=token)
     assert done.returncode == 0, done.stderr
-    for product in scene.good["products"]:
-        digest = hashlib.sha256((tmp_path / product["name"]).read_bytes()).hexdigest()
-        assert digest == product["sha256"]
+    apart = tmp_path / "lev1" / made["koaid"] / "v1"
+    for home, frame in ((tmp_path, scene.good), (apart, made)):
+        for product in frame["products"]:
+            digest = hashlib.sha256((home / product["name"]).read_bytes()).hexdigest()
+            assert digest == product["sha256"]
     again = run(KOA_TOKEN=token)
     assert again.returncode == 0
     assert "fetched" not in again.stdout
 
 
-def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: OpenPage) -> None:
+def test_who_may_not_see_finds_nothing(
+    scene: LiveScene, made: dict[str, Any], url: str, open_page: OpenPage
+) -> None:
     asked: list[str] = []
 
     def told(page: Page) -> set[str]:
         """Secrets in what the page was sent and in what it shows."""
         text = "\n".join([page.content(), *asked, *page.evaluate("window.bodies")]).lower()
-        return {secret for secret in SECRETS if secret.lower() in text}
+        return {secret for secret in (*SECRETS, PIPELINE) if secret.lower() in text}
 
     page = open_page("about:blank", allow="status of 401")
     page.add_init_script(NOTE_BODIES)
@@ -172,6 +243,10 @@ def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: Op
     body = {"path": path, "instrument": "NIRES"}
     assert scene.ask("producer", "POST", "monitor", "/v1/files", json=body).status_code == 202
     until(page, lambda: page.locator(".row").count() > before, "a row by the stream")
+    expect(good.locator(".level")).to_have_count(0)
+    page.locator("#level").select_option("all")
+    product = row(page, made["frame_id"])
+    expect(product).to_contain_text("proprietary")
     for name in page.locator(".row").evaluate_all("(all) => all.map((r) => r.dataset.id)"):
         row(page, name).click()
         expect(page.locator("#detail .facts")).to_contain_text(name)
@@ -191,12 +266,68 @@ def test_who_may_not_see_finds_nothing(scene: LiveScene, url: str, open_page: Op
             assert told(page) == set()
     expect(good.locator(".c-target")).to_have_text(PLANTED["TARGNAME"])
     expect(good.locator("img")).to_be_visible()
+    expect(product.locator("img")).to_be_visible()
     good.click()
     expect(page.locator("#detail .cards")).to_contain_text("hushcard")
-    assert {"hushfolder", "hushfile", "hushcard", PLANTED["TARGNAME"]} <= told(page)
+    expect(page.locator("#detail .kin")).to_contain_text(PIPELINE)
+    assert {"hushfolder", "hushfile", "hushcard", PLANTED["TARGNAME"], PIPELINE} <= told(page)
     assert not [where for where in asked if scene.tokens["owner"] in where]
     page.locator("#who").click()
     page.get_by_role("button", name="Sign out").click()
     expect(good).to_contain_text("proprietary")
-    assert not [s for s in SECRETS if s.lower() in page.content().lower()]
+    expect(product).to_contain_text("proprietary")
+    assert not [s for s in (*SECRETS, PIPELINE) if s.lower() in page.content().lower()]
     assert page.evaluate("Object.keys(sessionStorage)") == []
+
+
+@pytest.mark.timeout(600)
+def test_the_main_views(scene: LiveScene, url: str, open_page: OpenPage) -> None:
+    """As docs/night-page.md shows them; KOA_SCREENSHOTS=docs writes those pictures anew."""
+    kinds = ("DEIMOS", "HIRES", "ESI", "KCWI", "NIRC2", "LRIS") * 6 if SHOTS else ("KCWI",)
+    newest = scene.good
+    for n, kind in enumerate(kinds):
+        newest = take(scene, kind)
+        if n % 3 == 0:
+            reduce(scene, newest, pipeline="quick look")
+    reduce(scene, newest, pipeline="quick look")
+    reduce(scene, newest, 2, "PypeIt")
+    for name, more in VIEWS.items():
+        page = open_page(url, token=scene.tokens["operator"], **more)
+        check_view(page, newest["frame_id"], name)
+        if SHOTS:
+            picture = Image.open(io.BytesIO(page.screenshot()))
+            picture.quantize(256).save(Path(SHOTS) / f"{name}.png", optimize=True)
+
+
+def take(scene: LiveScene, kind: str) -> dict[str, Any]:
+    """Have an instrument take an exposure; return the frame once it is archived."""
+    [entry] = in_thread(lambda: scene.site.shoot(kind, size=2_000_000))
+
+    def there() -> dict[str, Any] | None:
+        query = {"path": entry.path, "status": "COMPLETE"}
+        asked = scene.ask("operator", "GET", "ingestor", "/v1/frames", params=query)
+        return next(iter(asked.json()["items"]), None)
+
+    frame: dict[str, Any] = scene.site.wait(there, 60, f"{entry.path} to look at")
+    return frame
+
+
+def check_view(page: Page, newest: str, name: str) -> None:
+    shown, detail = row(page, newest), page.locator("#detail")
+    expect(shown.locator("img")).to_be_visible()
+    if name == "night-page-dark":
+        shown.click()
+        expect(detail.locator(".image img")).to_be_visible()
+        expect(detail.locator(".kin li")).to_have_count(2)
+    levels = shown.locator(".level")
+    expect(levels).to_have_text(["1", "2"])
+    expect(levels.last).to_have_attribute("data-state", "complete")
+    there, cell = levels.last.bounding_box(), shown.locator(".c-levels").bounding_box()
+    assert there
+    assert cell
+    assert there["x"] + there["width"] <= cell["x"] + cell["width"], "the second is cut off"
+    expect(page.locator(".numbers dd").first).not_to_have_text("\u2013")
+    sizes = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    assert page.evaluate(sizes) == [*VIEWS[name]["size"]]
+    expect(page.locator("#link")).to_have_text("Live")
+    until(page, lambda: page.locator(".row img:not([src])").count() == 0, "all previews")

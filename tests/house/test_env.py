@@ -27,6 +27,7 @@ def names_in(path: Path) -> set[str]:
 
 def test_every_name_written_is_a_setting() -> None:
     known = {"KOA_FAULT"}  # of tests alone, never read as a setting (koa_shared.faults)
+    known |= {"KOA_SCREENSHOTS"}  # of tests/browser
     known |= {"KOA_TOKEN"}  # of the script that the night page makes
     simulator = ROOT / "shared/koa_shared/simulator/__main__.py"
     known |= {name for name in names_in(simulator) if name.startswith("KOA_SIM_")}

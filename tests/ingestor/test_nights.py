@@ -66,6 +66,29 @@ def test_the_disks_are_part_of_the_verdict(seen: Inventory | None, verdict: Verd
     reduced = [group._replace(level=1) for group in groups]
     told = report(reduced, [Moment("KCWI", 1, NOON, None)], {}, NIGHT, MORROW)
     assert told.instruments[0].verdict is Verdict.COMPLETE  # no disk tells of it
+    assert (told.verdict, told.reasons) == (Verdict.UNPROVEN, ["No raw frame was announced."])
+
+
+def test_products_are_told_and_leave_the_verdict_alone() -> None:
+    raw = Group("KCWI", 0, "COMPLETE", "object", 3, bytes=300)
+    reduced = [
+        Group("KCWI", 1, "COMPLETE", "object", 1, bytes=50, pipeline="KCWI_DRP 1.1.0"),
+        Group("KCWI", 1, "COMPLETE", None, 1, bytes=50, pipeline="KCWI_DRP 1.2.0"),
+        Group("KCWI", 1, "INVALID", None, 1),
+        Group("KCWI", 1, "MISSING", None, 2),
+    ]
+    moments = [Moment("KCWI", level, NOON, seconds) for level, seconds in ((0, 1.0), (1, 70.0))]
+    told = report([raw, *reduced], moments, {"KCWI": disk()}, NIGHT, MORROW)
+    row = told.instruments[1]
+    assert (row.announced, row.archived, row.invalid, row.missing) == (3, 2, 1, 2)
+    assert row.pipelines == ["KCWI_DRP 1.1.0", "KCWI_DRP 1.2.0"]
+    assert (row.latency and row.latency.max, [one.max for one in told.latencies]) == (70.0, [1.0])
+    assert (told.verdict, row.verdict) == (Verdict.COMPLETE, Verdict.INCOMPLETE)
+    [why] = told.reasons
+    assert why.startswith("KCWI, level 1: 2 of 3 are in the archive. Invalid")
+    assert why.endswith("Science frames without a set of products: 2.")
+    young = report([raw, *reduced[3:]], moments, {"KCWI": disk()}, NIGHT, NOON)
+    assert young.instruments[1].verdict is Verdict.UNFINISHED  # they may still come
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -47,8 +47,9 @@ class Night:
         told = {name: more.pop(name) for name in names & more.keys()}
         file: FileWritten = self.new_file(f"k{second}.fits", **told)
         at = more.pop("at", NOON) + timedelta(seconds=second)
+        koaid = more.pop("koaid", f"KB.{at:%Y%m%d}.{43200 + second}.00")
         prepared = self.new_prepared(
-            file, generation, f"{second % 10}", koaid=f"KB.{at:%Y%m%d}.{43200 + second}.00",
+            file, generation, f"{second % 10}", koaid=koaid,
             utdatetime=at, timeline={"acquired": at},
             metadata={"koaimtyp": more.pop("kind", "object"), "exposure": 30.0}, **more,
         )  # fmt: skip
@@ -72,7 +73,8 @@ async def test_a_night_is_added_up(night: Night) -> None:
     )  # fmt: skip
     await night.add(1, source="rescan:KCWI", origin="recovered")
     await night.add(2, origin="recovered", kind="bias")  # the first broadcast after a start
-    await night.add(3, level=1)
+    drp = {"software": "KCWI_DRP 1.1.0", "rules": "0" * 16}
+    await night.add(3, level=1, koaid="KB.20251208.43201.00", recipe=drp)
     await night.add(4, at=BEFORE)
     await night.add(5, origin="canary")
     bad, waiting = night.new_file("bad.fits"), night.new_file("waiting.fits")
@@ -94,20 +96,24 @@ async def test_a_night_is_added_up(night: Night) -> None:
     raw, reduced = told.instruments
     assert [getattr(raw, name) for name in STATES] == [5, 3, 1, 0, 0, 1, 1]
     assert [getattr(reduced, name) for name in STATES] == [1, 1, 0, 0, 0, 0, 0]
+    assert (reduced.missing, reduced.verdict, told.verdict) == (1, "incomplete", "incomplete")
+    assert (raw.missing, raw.pipelines, reduced.types) == (0, [], [])
+    assert reduced.pipelines == ["KCWI_DRP 1.1.0"]
     assert (raw.level, raw.bytes, raw.exposure_seconds) == (0, 3 * 5760, 90.0)
     assert [(t.type, t.frames, t.exposure_seconds) for t in raw.types] == [
         ("object", 2, 60.0), ("bias", 1, 30.0),
     ]  # fmt: skip
     assert (raw.hours[12], raw.hours[14], sum(raw.hours)) == (4, 1, 5)
     assert raw.latency is not None
-    assert (raw.latency.frames, len(told.worst)) == (2, 3)
+    assert (raw.latency.frames, len(told.worst)) == (2, 2)
     assert told.worst[0].latency_seconds == pytest.approx(raw.latency.max, abs=1e-3)
     assert told.findings == [
         FindingCount(instrument="KCWI", code="EMPTY_FILE", frames=1, week=0),
         FindingCount(instrument="KCWI", code="OLD", frames=1, week=1),
     ]
     for caller in (Caller(), Caller(role="observer", programs=["2025B_C002"])):
-        blind = (await night.db.read(night.store.night, NIGHT, caller)).instruments[0]
+        blind, sets = (await night.db.read(night.store.night, NIGHT, caller)).instruments
+        assert (sets.pipelines, sets.missing) == ([], 0)  # they tell of hidden frames
         assert [(t.type, t.frames, t.exposure_seconds) for t in blind.types] == [(None, 3, None)]
         assert [getattr(blind, name) for name in STATES] == [5, 3, 1, 0, 0, 1, 1]
 

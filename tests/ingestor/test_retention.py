@@ -1,7 +1,7 @@
 """Retention on both engines: what each policy takes and spares; what a summit may delete."""
 
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,12 @@ async def test_quarantine_of_what_is_complete_by_now(site: Site, new_event: New)
     await ended(site, new_event, 2, days=1)
     assert await site.told() == []
     await site.archive(3)
+    at = utcnow() - timedelta(days=10.5)
+    again = new_event(site.file, Status.INVALID, seq=9, at=at, generation=1)
+    await site.db.write(site.store.apply, EventBatch(events=[again]))  # as after a `resend`
     dry = await site.told()
     assert [(i["policy"], i["prefix"]) for i in dry] == [("quarantine", f"{where}/1/")]
+    assert (utcnow() - datetime.fromisoformat(dry[0]["since"])).days == 11
     await site.db.write(site.store.retain, site.context.worker.policies, ("retention", "policy"))
     await site.sweep()
     assert {key for key in site.bucket.kept if "quarantine" in key} == {f"{where}/2/a.fits"}

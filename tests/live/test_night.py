@@ -44,11 +44,24 @@ def odd_night(site: Site) -> tuple[str, Entry]:
     assert site.post("preparer", "/v1/instruments/ESI/pause").is_success
     [waiting] = site.shoot("ESI")
     site.wait(lambda: site.frames(path=waiting.path), 60, "the waiting frame")
+    deliver(site, good[0])
     return good[0].ut.date().isoformat(), lost
 
 
-def row_of(report: Any, instrument: str) -> Any:
-    [row] = [row for row in report["instruments"] if row["instrument"] == instrument]
+def deliver(site: Site, entry: Entry) -> None:
+    """Reduce one of the frames."""
+    koaid, home = str(entry.koaid), str(Path(entry.path).parent / "redux")
+    site.write(f"{home}/{koaid}_drp.fits", site.file(koaid))
+    order = {"instrument": "NIRC2", "level": 1, "koaid": koaid, "directory": home}
+    order |= {"pipeline": "koa_imager_lev1", "pipeline_version": "0.3"}
+    answer = site.post("preparer", "/v1/products", order)
+    assert answer.status_code == 202, answer.text
+    assert site.end_of(answer.json()["came"][0]["frame_id"], 60)["status"] == "COMPLETE"
+
+
+def row_of(report: Any, instrument: str, level: int = 0) -> Any:
+    rows = report["instruments"]
+    [row] = [row for row in rows if (row["instrument"], row["level"]) == (instrument, level)]
     return row
 
 
@@ -92,13 +105,17 @@ def check(site: Site, report: Any, lost: Entry) -> None:
     number = Path(lost.path).stem[-4:]
     assert seen["frame_gaps"] == [lost.path.replace(f"{number}.fits", f"{number}-{number}")]
     assert (report["verdict"], row_of(report, "ESI")["unfinished"]) == ("incomplete", 1)
+    reduced, science = row_of(report, "NIRC2", 1), types.get("object", 0)
+    assert [reduced[name] for name in (*told[:3], "missing")] == [1, 1, 0, science - 1]
+    assert reduced["pipelines"] == ["koa_imager_lev1 0.3"]
     assert {
         f["code"]: f["week"] for f in report["findings"] if f["code"] == "MISMATCHED_FILENAME"
     } == {"MISMATCHED_FILENAME": 0}
 
 
-def test_the_report_tells_what_the_ledger_knows(var: Path, tmp_path: Path) -> None:
-    with running(var) as site:
+def test_the_report_tells_what_the_ledger_knows(postgres: str, var: Path, tmp_path: Path) -> None:
+    """On PostgreSQL; tests/live/test_products.py reads a report of SQLite."""
+    with running(var, db=postgres) as site:
         night, lost = odd_night(site)
         report = whole_report(site, night)
         check(site, report, lost)
@@ -118,7 +135,8 @@ def test_the_report_tells_what_the_ledger_knows(var: Path, tmp_path: Path) -> No
             (data / entry["name"]).write_bytes(site.file(entry["koaid"]))
             assert sha256((data / entry["name"]).read_bytes()) == entry["sha256"]
         assert koa("--verify", str(data)).returncode == 0
-        assert "INCOMPLETE" in koa().stdout
+        assert "INCOMPLETE" in (said := koa().stdout)
+        assert "products  NIRC2 level 1  koa_imager_lev1 0.3  came 1, archived 1" in said
         text = page.read_text()
         assert all(entry["sha256"] in text for entry in kept)
         saved = tmp_path / "night.json"

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from koa_preparer.app import Preparer, create_app
 from koa_preparer.config import Config
 from koa_preparer.pipeline.changes import changes
-from koa_preparer.pipeline.instruments import open_instruments, recipes
+from koa_preparer.pipeline.instruments import meaning, open_instruments, recipes
 from koa_preparer.store import File, Store, jobs, outbox
 from koa_preparer.store.campaigns import AHEAD, fits
 from koa_shared.contracts import (
@@ -244,6 +244,22 @@ def test_a_recipe_tells_what_made_a_version(tmp_path: Path) -> None:
     columns["HIRES"] = columns["HIRES"][:-1]
     changed = {name for name, one in recipes(instruments, columns).items() if one != first[name]}
     assert changed == {"ESI", "HIRES"}
+
+
+RULE = '''"""A."""
+class A:
+    "B."
+    def f(self):
+        """C."""
+        return "D."  # E.
+'''
+
+
+def test_words_about_a_rule_are_no_other_rule() -> None:
+    for word in "ABCE":
+        assert meaning(RULE.replace(f"{word}.", "other")) == meaning(RULE)
+    assert meaning(RULE.replace("D.", "other")) != meaning(RULE)
+    assert meaning("def f():\n    'Only words.'\n") == meaning("def f():\n    'Others.'\n")
 
 
 @pytest.fixture

@@ -21,12 +21,13 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 from koa_shared.cli.__main__ import main
+from koa_shared.cli.many import row
 from koa_shared.cli.why import sentence, unknown
 from koa_shared.contracts import Finding, FrameView, Severity, Status, Timeline
 from koa_shared.simulator.frames import Request, build
 from koa_shared.simulator.stack import Stack
+from tests.live.conftest import free_offset
 
-OFFSET = 21000
 AT = datetime(2026, 11, 23, 9, 6, 38, 80_000, UTC)  # production .80, padded .08
 ID = "11111111-1111-5111-9111-111111111111"
 OTHER = "22222222-2222-5222-9222-222222222222"
@@ -92,6 +93,27 @@ def test_a_waiting_frame_tells_since_when_its_last_error_and_next_attempt() -> N
 def test_a_waiting_frame_without_a_reason_is_nothing_to_do_until_it_takes_too_long() -> None:
     assert said(frame(Status.QUEUED)).endswith("nothing to do.")
     assert said(frame(Status.QUEUED), after=301).endswith("see the log of the preparer.")
+
+
+LINK = {"frame_id": "p", "koaid": "N2.1", "level": 1, "version": 1, "status": "COMPLETE"}
+
+
+def test_a_frame_and_its_products_tell_of_each_other() -> None:
+    links = [LINK | {"pipeline": "DRP 1"}, LINK | {"level": 2, "status": "INVALID"}]
+    raw = frame(Status.COMPLETE, koaid="N2.1", version=1, latency_seconds=2.5, links=links)
+    assert said(raw) == (
+        "N2.1 is COMPLETE: version 1 was available 2.5 s after it was written; nothing to do; its "
+        "level 1 by DRP 1 is COMPLETE; its level 2 by a pipeline is INVALID (`koa why p`)."
+    )
+    assert row(raw)["reduced"] == "1:COMPLETE 2:INVALID"
+    parent = [LINK | {"level": 0}]
+    waits = finding("RAW_NOT_ARCHIVED", "claim", Severity.WARNING)
+    made = frame(Status.TRANSFERRED, waits, koaid="N2.1", level=1, links=parent)
+    assert said(made).startswith("N2.1, level 1 is TRANSFERRED: it is at the preparer for 7 s now;")
+    assert said(made).endswith("; it says why; nothing to do.")
+    assert (row(made)["level"], row(made)["reduced"]) == (1, None)
+    late = frame(Status.ERROR, finding("RAW_NOT_ARCHIVED", "claim"), koaid="N2.1", level=1)
+    assert said(late).endswith(f"once that is mended, `koa retry {ID}`.")
 
 
 def test_what_holds_a_frame_back_goes_before_its_next_attempt() -> None:
@@ -226,6 +248,15 @@ def test_retry_asks_the_service_that_has_the_frame(
         "service": service, "frame_id": ID, "generation": 2, "status": "PROCESSING"
     }  # fmt: skip
     assert desk.asked[-1] == (f"POST /{service}/v1/frames/{ID}/retry", {"why": "mended"})
+
+
+def test_a_koaid_is_that_of_a_raw_frame_unless_a_level_is_named(desk: Desk) -> None:
+    desk.knows(frame(Status.COMPLETE, koaid="N2.1", version=1, latency_seconds=1.0))
+    for command in ("status", "why"):
+        answer(desk.env, command, ID)
+        assert "level" not in desk.queries[-1]
+        answer(desk.env, command, ID, "--level", "2")
+        assert {"level": "2"} in desk.queries[-3:]
 
 
 def test_why_tells_an_observer_what_the_frame_tells(desk: Desk) -> None:
@@ -654,13 +685,13 @@ SIM = pytest.mark.live
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     var = tmp_path_factory.mktemp("cli")
-    with Stack(var=var, offset=OFFSET, sim=False).running() as running:
+    with Stack(var=var, offset=free_offset(), sim=False).running() as running:
         yield running
 
 
 @pytest.fixture
-def env() -> dict[str, str]:
-    return {"PORT_OFFSET": str(OFFSET)}
+def env(stack: Stack) -> dict[str, str]:
+    return {"PORT_OFFSET": str(stack.offset)}
 
 
 def write(stack: Stack, frameno: int, at: datetime, data: bytes | None = None) -> str:

@@ -4,16 +4,18 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from pydantic import ValidationError
 
 from koa_shared import client
+from koa_shared.cli.get import Get
 from koa_shared.client import Download, Koa, PeerFault
 from koa_shared.config import Peers
 from koa_shared.contracts import FrameView
@@ -69,8 +71,10 @@ class Answer(BaseHTTPRequestHandler):
         elif "/products/" in path:
             self.product(archive, fault, archive.files[path.rpartition("/")[2]])
         else:
-            known = [f for f in archive.frames if path.endswith((f.frame_id, f.koaid or "-"))]
-            newest = max(known, key=lambda frame: frame.version or 0)
+            level = int(query.get("level", 0))
+            ours = [f for f in archive.frames if path.endswith(f.frame_id)]
+            known = [f for f in archive.frames if (f.koaid, f.level) == (unquote(path[11:]), level)]
+            newest = max(ours or known, key=lambda frame: frame.version or 0)
             self.say(200, newest.model_dump_json().encode())
 
     def product(self, archive: Archive, fault: str, data: bytes) -> None:
@@ -203,7 +207,7 @@ def test_a_server_without_ranges_costs_bytes_and_no_more(
 
 def test_a_part_that_is_none_is_begun_anew(archive: Archive, koa: Koa, tmp_path: Path) -> None:
     frame = archive.holds()
-    part = tmp_path / f".{NAME}.{frame.products[0]['sha256'][:16]}.part"
+    part = tmp_path / f".{NAME}.part"
     for junk in (b"junk" * 100, b"j" * len(DATA), b"j" * (len(DATA) + 1)):
         part.write_bytes(junk)
         [done] = fetched(koa, tmp_path, frame)
@@ -253,9 +257,64 @@ def test_a_name_that_leads_out_is_refused(archive: Archive, koa: Koa, tmp_path: 
 def test_the_last_version_counts(archive: Archive, koa: Koa, tmp_path: Path) -> None:
     first = archive.holds()
     second = archive.holds(data=DATA * 2, version=2, frame_id="0" * 32)
-    done = fetched(koa, tmp_path, second, first)
-    assert [one.frame.version for one in done] == [2]
+    [done, old] = fetched(koa, tmp_path, second, first)
+    assert (done.error, done.frame.version) == (None, 2)
+    assert getattr(old.error, "code", "") == "superseded"
+    assert f"version 1 only: another frame, {second.frame_id}, holds a later" in str(old.error)
     assert (tmp_path / NAME).read_bytes() == DATA * 2
+    assert names(tmp_path) == {NAME}
+
+
+def test_who_names_a_frame_that_is_superseded_is_told(
+    archive: Archive, koa: Koa, tmp_path: Path
+) -> None:
+    second = archive.holds(version=2)
+    archive.holds(data=DATA * 2, version=3, frame_id="0" * 32)
+    whole = Get(koa, None, tmp_path, 1)
+    told = whole.run(lambda: [second], named=True)
+    assert "superseded" not in told.get("left_out", {})
+    assert [row["name"] for row in told["failed"]] == [second.koaid]
+    assert "has version 2 only" in told["failed"][0]["reason"]
+    told = Get(koa, None, tmp_path, 1).run(lambda: [second], named=False)
+    assert (told["left_out"], "failed" in told) == ({"superseded": 1}, False)
+    assert names(tmp_path) == set()
+
+
+def test_reduced_sets_lie_apart(archive: Archive, koa: Koa, tmp_path: Path) -> None:
+    """Sets have files of the same names; each lies whole in a directory of its own."""
+    raw = archive.holds()
+
+    files = {"reduced.fits.gz": b"x", "all.log": b"xx"}
+    archive.files |= files
+    products = [
+        {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in files.items()
+    ]
+
+    def holds(frame_id: str, **more: Any) -> FrameView:
+        return archive.holds(frame_id=frame_id * 32, products=products, **more)
+
+    old = holds("a", koaid=raw.koaid, level=1)
+    sets = [
+        holds("b", koaid=raw.koaid, level=1, version=2),
+        holds("c", koaid=raw.koaid, level=2),
+        holds("d", koaid="NR.20261123.45754.84", level=1),
+    ]
+    done = fetched(koa, tmp_path, raw, *sets, old)
+    assert [one.error and getattr(one.error, "code", "") for one in done[-2:]] == [
+        None, "superseded",
+    ]  # fmt: skip
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {NAME} | {
+        f"lev{one.level}/{one.koaid}/v{one.version}/{name}" for one in sets for name in files
+    }
+    assert [one.moved for one in fetched(koa, tmp_path, *sets)] == [0] * 6
+    [log] = fetched(koa, tmp_path, sets[0], products="*.log")
+    assert log.path == tmp_path / "lev1" / str(raw.koaid) / "v2" / "all.log"
+    odd = archive.holds(frame_id="e" * 32, koaid="../../x", level=1, products=products)
+    assert {one.path.parent.parent.parent for one in fetched(koa, tmp_path, odd)} == {
+        tmp_path / "lev1"
+    }
 
 
 def test_what_is_prepared_anew_meanwhile_is_not_left_out(
@@ -266,6 +325,35 @@ def test_what_is_prepared_anew_meanwhile_is_not_left_out(
     done = fetched(koa, tmp_path, listed)
     assert [one.frame.version for one in done] == [3]
     assert (tmp_path / NAME).read_bytes() == DATA * 2
+
+
+def test_two_versions_of_a_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Who comes second waits, and keeps what the first one has put there."""
+    begun, go_on = threading.Event(), threading.Event()
+    both = [DATA, DATA[::-1]]
+    first, second = (
+        Offered(name=NAME, size=len(d), sha256=hashlib.sha256(d).hexdigest()) for d in both
+    )
+
+    def slowly(at: int) -> Iterator[bytes]:
+        yield both[0][at:100_000]
+        begun.set()
+        assert go_on.wait(20)
+        yield both[0][100_000:]
+
+    def soon(at: int) -> Iterator[bytes]:
+        yield both[1][at:]
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(save, tmp_path / NAME, first, slowly)
+        assert begun.wait(20)
+        other = pool.submit(save, tmp_path / NAME, second, soon)
+        threading.Timer(0.2, go_on.set).start()
+        assert one.result(20) is None
+        kept = other.result(20)
+    assert kept is not None
+    assert (kept.read_bytes(), (tmp_path / NAME).read_bytes()) == (both[0], both[1])
+    assert names(tmp_path) == {NAME, kept.name}
 
 
 def test_a_part_that_is_removed_meanwhile_is_a_fault_of_the_disk(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
 from koa_shared.cli.__main__ import main
-from koa_shared.cli.night import verify
-from koa_shared.contracts import utcnow
-from koa_shared.reports import Kept
+from koa_shared.cli.night import answer, render, verify
+from koa_shared.reports import Kept, NightReport
 
 DATA = {"a.fits": b"a" * 10, "b.fits": b"b" * 10, "c.fits": b"c" * 10}
 KEPT = [
@@ -24,16 +25,64 @@ def fill(folder: Path) -> None:
         (folder / name[0] / name).write_bytes(data)
 
 
+REPORT: dict[str, Any] = {
+    "night": "2025-12-08", "made": "2025-12-09T08:00:00Z", "verdict": "complete",
+    "reasons": ["<all> is there"], "instruments": [], "worst": [], "findings": [], "latencies": [],
+}  # fmt: skip
+
+
 def saved(folder: Path) -> Path:
-    report = {
-        "night": "2025-12-08", "made": utcnow().isoformat(), "verdict": "complete",
-        "reasons": ["<all> is there"], "instruments": [], "worst": [], "findings": [],
-        "latencies": [],
-    }  # fmt: skip
     file = folder / "night.json"
     manifest = [entry.model_dump(mode="json") for entry in KEPT]
-    file.write_text(json.dumps({"report": report, "manifest": manifest}))
+    file.write_text(json.dumps({"report": REPORT, "manifest": manifest}))
     return file
+
+
+SETS: dict[str, Any] = {
+    "instrument": "KCWI", "level": 2, "announced": 7, "archived": 3, "invalid": 1, "duplicate": 1,
+    "parked": 0, "unfinished": 2, "missing": 4, "pipelines": ["KCWI_DRP 1.1.0"], "found": 0,
+    "bytes": 10, "exposure_seconds": None, "types": [], "hours": [0] * 24, "inventory": None,
+    "gaps": 0, "verdict": "incomplete", "reasons": [], "latency": {
+        "at": None, "frames": 3, "within_minute": 1, "p50": 61.5, "p90": 62.0, "p99": 63.0,
+        "max": 63.25,
+    },
+}  # fmt: skip
+
+
+def test_products_have_a_part_of_their_own(tmp_path: Path) -> None:
+    report = NightReport.model_validate(REPORT | {"instruments": [SETS, SETS | {"level": 0}]})
+    told = answer({"report": report, "manifest": KEPT}, tmp_path / "night.html", None)
+    [line] = [line for line in told["summary"].splitlines() if line.startswith("products")]
+    assert line == (
+        "products  KCWI level 2  KCWI_DRP 1.1.0  came 7, archived 3, invalid 1, duplicate 1, "
+        "unfinished 2, missing 4; p50 61.50 s, max 63.25 s"
+    )
+    page = (tmp_path / "night.html").read_text()
+    part = page.partition("<h2>Reduced products</h2>")[2].partition("<h2>")[0]
+    cells = re.findall(r"<td[^>]*>([^<]*)", part)
+    assert cells == [
+        "KCWI", "2", "KCWI_DRP 1.1.0", "7", "3", "1", "1", "0", "2", "4", "61.50", "63.25",
+        "10 Bytes",
+    ]  # fmt: skip
+    assert "<dt>frames announced</dt><dd>7</dd>" in page  # those of raw frames
+
+
+def test_verify_leaves_reduced_sets_alone(tmp_path: Path) -> None:
+    fill(tmp_path)
+    apart = tmp_path / "lev2" / "K.1"
+    apart.mkdir(parents=True)
+    (apart / "x_s2d.fits").write_bytes(b"x")
+    assert verify(KEPT, tmp_path)["extra"] == []
+
+
+def test_a_page_stays_one_that_can_be_printed() -> None:
+    """A browser takes 18 s to load 100,000 rows, and does not print them."""
+    many = [KEPT[0].model_copy(update={"koaid": f"K{n:06}"}) for n in range(10_001)]
+    report = NightReport.model_validate(REPORT)
+    page = render("night.html", {"report": report, "manifest": many, "verify": {}})
+    assert page.count("<td>K") == 10_000
+    assert "10001 in all" in page
+    assert "Here are the first 10,000; <code>koa night 2025-12-08 --json</code> has all" in page
 
 
 def test_a_whole_directory_has_nothing_amiss(tmp_path: Path) -> None:

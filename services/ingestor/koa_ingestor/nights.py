@@ -12,25 +12,29 @@ from koa_shared.reports import InstrumentNight, Latency, NightReport, Slow, Type
 
 MINUTE = 60.0  # s, the objective of the system
 BIN, EPOCH = timedelta(minutes=10), datetime(1970, 1, 1, tzinfo=UTC)  # 144 dots a night
-STATES = {
+STATES: dict[str, str] = {
     Status.COMPLETE: "archived", Status.INVALID: "invalid", Status.DUPLICATE: "duplicate",
-    Status.ERROR: "parked",
+    Status.ERROR: "parked", "MISSING": "missing",
 }  # fmt: skip
 WORSE = list(Verdict).index
 Key = tuple[str, int]  # instrument, level
 
 
 class Group(NamedTuple):
-    """Frames that are alike; `type` and `exposure` are None where they are hidden."""
+    """Frames that are alike; what is hidden is None.
+
+    With the status MISSING: archived science frames that lack a set of this level.
+    """
 
     instrument: str
     level: int
     status: str
     type: str | None
     frames: int
-    found: int
-    exposure: float | None
-    bytes: int
+    found: int = 0
+    exposure: float | None = None
+    bytes: int = 0
+    pipeline: str | None = None  # of levels above 0
 
 
 class Moment(NamedTuple):
@@ -67,10 +71,12 @@ def slowest(row: dict[str, Any]) -> Slow:
 
 def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list[str]]:
     """Return the verdict about counts of frames, and its reasons as sentences."""
+    lacks = Verdict.INCOMPLETE if over else Verdict.UNFINISHED
     reasons = (
         (Verdict.INCOMPLETE, "Invalid, the file is at fault and not archived", n["invalid"]),
         (Verdict.INCOMPLETE, "Parked until an operator decides (koa parked)", n["parked"]),
         (Verdict.INCOMPLETE, "Gaps in the frame numbers on the disks", n["gaps"]),
+        (lacks, "Science frames without a set of products", n["missing"]),
         (Verdict.UNFINISHED, "Still on their way", n["unfinished"]),
         (Verdict.UNFINISHED, "On the disks and not taken on yet", n["untaken"]),
         (Verdict.UNFINISHED, "Taken on and not in the catalogue", n["untold"]),
@@ -78,7 +84,7 @@ def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list
         (Verdict.UNPROVEN, "The disks were not compared after the last frame", not compared),
         (Verdict.COMPLETE, "Found on the disks, no keyword had told of them", n["found"]),
     )
-    told = [f"{n['archived'] + n['duplicate']} of {n['announced']} frames are in the archive."]
+    told = [f"{n['archived'] + n['duplicate']} of {n['announced']} are in the archive."]
     told += [text + (f": {c}." if c is not True else ".") for _, text, c in reasons if c]
     return max((word for word, _, c in reasons if c), key=WORSE, default=Verdict.COMPLETE), told
 
@@ -89,10 +95,11 @@ def instrument_night(
     """Add up what one instrument has of one level; of levels above 0 no disk tells."""
     n, hours = Counter[str](), Counter(moment.acquired.hour for moment in moments)
     for group in groups:
-        n[STATES.get(Status(group.status), "unfinished")] += group.frames
+        n[STATES.get(group.status, "unfinished")] += group.frames
         n["found"] += group.found
     states = {name: n[name] for name in (*STATES.values(), "unfinished")}
-    n["announced"], last = sum(states.values()), max((m.acquired for m in moments), default=None)
+    n["announced"] = sum(states.values()) - n["missing"]
+    last = max((m.acquired for m in moments), default=None)
     if seen:
         n["gaps"], n["untaken"] = len(seen.frame_gaps), seen.on_disk - seen.announced
         n["untold"] = max(0, seen.announced - n["announced"])  # its events wait, or are lost
@@ -103,11 +110,13 @@ def instrument_night(
     types = [
         TypeTotal(type=g.type, frames=g.frames, exposure_seconds=g.exposure, bytes=g.bytes)
         for g in sorted(kept, key=lambda g: -g.frames)
+        if not key[1]
     ]
     return InstrumentNight(
         instrument=key[0], level=key[1], announced=n["announced"], **states, found=n["found"],
         bytes=sum(group.bytes for group in kept), types=types, inventory=seen, gaps=n["gaps"],
         exposure_seconds=sum(exposures) if exposures else None, verdict=verdict, reasons=reasons,
+        pipelines=sorted({g.pipeline for g in groups if g.pipeline}),
         latency=latency(m.seconds for m in moments), hours=[hours[hour] for hour in range(24)],
     )  # fmt: skip
 
@@ -123,19 +132,20 @@ def report(
         mine[group.instrument, group.level].append(group)
     for moment in moments:
         when[moment.instrument, moment.level].append(moment)
-        bins[moment.acquired - (moment.acquired - EPOCH) % BIN].append(moment.seconds)
+        if not moment.level:
+            bins[moment.acquired - (moment.acquired - EPOCH) % BIN].append(moment.seconds)
     told = {(name, 0) for name, inventory in seen.items() if inventory.on_disk}
     over = night < now.date().isoformat()
     rows = [
         instrument_night(key, mine[key], when[key], None if key[1] else seen.get(key[0]), over=over)
         for key in sorted({*mine, *told})
     ]
-    raw = [row for row in rows if row.level == 0]  # what is reduced makes no night complete
-    amiss = [row for row in raw if row.verdict is not Verdict.COMPLETE]
+    amiss = [row for row in rows if row.verdict is not Verdict.COMPLETE]
     reasons = [f"{r.instrument}, level {r.level}: {' '.join(r.reasons)}" for r in amiss]
-    good = "All that was announced is archived." if raw else "Nothing was announced."
+    raw = [row.verdict for row in rows if not row.level]  # no set makes a night incomplete
+    good = "All that was announced is archived." if raw else "No raw frame was announced."
     plot = [one for at in sorted(bins) if (one := latency(bins[at], at))]
     return NightReport(
         night=night, made=now, reasons=reasons or [good], instruments=rows, worst=[], findings=[],
-        verdict=max((r.verdict for r in raw), key=WORSE, default=Verdict.UNPROVEN), latencies=plot,
+        verdict=max(raw, key=WORSE, default=Verdict.UNPROVEN), latencies=plot,
     )  # fmt: skip

@@ -39,7 +39,8 @@ COLUMNS = (
     "acquired", "at", "heard", "source", "service", "keyword", "who", "verb", "target", "why",
     "retried", "fingerprint", "count", "first", "last", "example", "frame_id", "koaid", "name",
     "instrument", "level", "pipeline", "value", "connected", "paused", "paused_why",
-    "heartbeat_age", "last_frame_at", "type", "object", "program", "status", "latency", "step",
+    "heartbeat_age", "last_frame_at", "type", "object", "program", "status", "reduced",
+    "latency", "step",
     "decision", "reason", "path", "code", "severity", "message", "size", "version", "product",
     "found", "changed", "campaign", "state", "note", "generation", "fault", "changes", "policy",
     "prefix", "delivery", "since", "due_seconds", "objects", "bytes", "sha256",
@@ -156,7 +157,8 @@ def add(
 
     plain, given = signature(method), list[Parameter]()
     for parameter in [*plain.parameters.values()][1:]:
-        given += filters() if parameter.kind is Parameter.VAR_KEYWORD else [parameter]
+        more = (option for option in filters() if option.name not in plain.parameters)
+        given += more if parameter.kind is Parameter.VAR_KEYWORD else [parameter]
     given.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=Json))
     command.__signature__ = plain.replace(parameters=given)  # type: ignore[attr-defined]
     to.command(method.__name__.rstrip("_"))(command)

@@ -22,7 +22,7 @@ Frames = Iterable[FrameView]
 class Get:
     """One command: products whose names match `pattern`, of some frames, into a directory."""
 
-    def __init__(self, archive: Koa, pattern: str, into: Path, parallel: int) -> None:
+    def __init__(self, archive: Koa, pattern: str | None, into: Path, parallel: int) -> None:
         options: dict[str, Any] = {"directory": into, "products": pattern, "parallel": parallel}
         self._download: Callable[..., Iterator[Download]] = partial(archive.download, **options)
         self._pattern, self._left_out, self._done = pattern, Counter[str](), Counter[str]()
@@ -44,7 +44,10 @@ class Get:
                 chosen = frames() if named else (frame for frame, _ in self._open_ones(frames()))
                 for done in self._download(chosen, moved=self._moved):
                     self._moved(done.size - done.moved)
-                    self._note(done)
+                    if not named and getattr(done.error, "code", "") == "superseded":
+                        self._left_out["superseded"] += 1
+                    else:
+                        self._note(done)
         except (OSError, DependencyDown, KeyboardInterrupt):
             typer.echo("koa: what has come is kept; repeat the command to go on", err=True)
             raise
@@ -56,8 +59,8 @@ class Get:
             try:
                 products = offered(frame, self._pattern)
             except NotFound:
-                archived = frame.version is not None
-                self._left_out[f"without {self._pattern}" if archived else frame.status] += 1
+                without = f"without {self._pattern or '*.fits'}"
+                self._left_out[frame.status if frame.version is None else without] += 1
                 continue
             if products[0].sha256:
                 yield frame, sum(product.size for product in products)

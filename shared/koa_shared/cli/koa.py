@@ -45,24 +45,28 @@ class Koa:
         """
         return self.archive.submit(path, instrument=instrument, source=source, why=why)
 
-    def status(self, name: w.Frame) -> FrameView:
-        """Show a frame with its findings, timeline and products."""
+    def status(self, name: w.Frame, level: w.OfLevel = 0) -> FrameView:
+        """Show a frame with its findings, timeline and products.
+
+        A KOAID is that of the raw frame, with --level that of its reduced set.
+        """
         if "/" not in name:
+            where = f"/v1/frames/{quote(name)}"
             for peer in (self.ingestor, self._preparer):  # which knows it even if that is away
                 with suppress(DependencyDown):
-                    return peer.call(FrameView, "GET", f"/v1/frames/{quote(name)}")
-        query = {"path": normal_path(name)} if "/" in name else {"name": name}
-        if frame := next(self.archive.frames(limit=1, **query), None):
+                    return peer.call(FrameView, "GET", where, level=level or None)
+        query: dict[str, Any] = {"path": normal_path(name)} if "/" in name else {"name": name}
+        if frame := next(self.archive.frames(limit=1, level=level or None, **query), None):
             return frame
         raise NotFound(f"no frame has the {''.join(query)} {name}", code="unknown_frame")
 
-    def why(self, name: w.Frame) -> dict[str, Any]:
+    def why(self, name: w.Frame, level: w.OfLevel = 0) -> dict[str, Any]:
         """Tell in one sentence where a frame is and what to do.
 
         Of a path that has no frame it tells what the monitor heard of it.
         """
         try:
-            frame = self.status(name)
+            frame = self.status(name, level)
         except NotFound:
             if "/" not in name:
                 raise
@@ -78,21 +82,23 @@ class Koa:
         return self.archive.frames(limit or None, **filters)
 
     def get(
-        self, names: w.Frames = None, into: w.Into = Path(), products: w.Products = "*.fits",
-        parallel: w.Parallel = 4, **filters: Any,
+        self, names: w.Frames = None, into: w.Into = Path(), products: w.Products = None,
+        parallel: w.Parallel = 4, level: w.OfLevel = 0, **filters: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """Download frames by name, or all that options select.
 
         Repeat it to go on where it broke off: parts of files are gone on with, and what is
         here already is checked by its SHA-256 and not fetched again. Nothing is overwritten:
-        another file of the same name is renamed to NAME.DIGEST.old, and told. Of a selection
+        another file of the same name is renamed to NAME.DIGEST.old, and told. Sets of reduced
+        products (--level 1, 2) lie in a directory each, lev1/KOAID/v1. Of a selection
         what is not archived or not open to you is left out, and counted. Exit code 1 if
         something that was asked for could not be had.
         """
         if bool(names) == any(value is not None for value in filters.values()):
             raise BadParameter("name frames, or say by options which ones")
-        task, found = Get(self.archive, products, into, parallel), [*map(self.status, names or ())]
-        select = partial(self.archive.frames, **filters)
+        task = Get(self.archive, products, into, parallel)
+        found = [self.status(name, level) for name in names or ()]
+        select = partial(self.archive.frames, level=level, **filters)
         return task.run((lambda: found) if names else select, named=bool(names))
 
     def triggers(self, source: w.Source = None, path: w.Heard = None) -> Any:

@@ -30,10 +30,13 @@ def _when(frame: FrameView) -> str:
 
 def row(frame: FrameView) -> dict[str, Any]:
     """Return a frame as a line of a list."""
+    links = [f"{link.level}:{link.status}" for link in frame.links if link.level]
     core, faults = frame.metadata, [f for f in frame.findings if f.severity != Severity.WARNING]
     return {
         "acquired": _when(frame), "koaid": frame.koaid or (frame.path or "").rpartition("/")[2],
-        "instrument": frame.instrument, "type": core.get("koaimtyp"), "object": core.get("object"),
+        "instrument": frame.instrument, "level": frame.level or None,
+        "type": core.get("koaimtyp"), "object": core.get("object"),
         "program": frame.program and frame.program.semid, "status": frame.status,
+        "reduced": " ".join(links) or None,
         "latency": frame.latency_seconds, "code": faults[-1].code if faults else None,
     } | ({} if frame.koaid or frame.path else {"frame_id": frame.frame_id})  # fmt: skip

@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 
 from ..reports import Kept, NightReport
 
+SETS = {"lev1", "lev2"}
+
 
 class Night(TypedDict):
     """What is known of a night; `koa night --json` prints it."""
@@ -49,15 +51,17 @@ def render(page: str, told: Mapping[str, Any]) -> str:
 
 def verify(kept: Sequence[Kept], directory: Path) -> dict[str, Any]:
     """Hold the FITS files under a directory against a manifest, by name; tell what is amiss."""
-    files = sorted(path for path in directory.rglob("*.fits") if path.is_file())
-    wanted, found = {entry.name: entry for entry in kept}, {path.name for path in files}
+    found = (path for path in directory.rglob("*.fits") if path.is_file())
+    # Reduced sets lie in directories of their own (`Koa.download`); the manifest is of raw frames.
+    files = sorted(p for p in found if not SETS & {*p.relative_to(directory).parts[:-1]})
+    wanted, there = {entry.name: entry for entry in kept}, {path.name for path in files}
     differing = [p for p in files if p.name in wanted and not _is_same(p, wanted[p.name])]
     return {
         "files": len(kept),
-        "missing": sorted(wanted.keys() - found),
+        "missing": sorted(wanted.keys() - there),
         "differing": [str(path.relative_to(directory)) for path in differing],
         "extra": [str(p.relative_to(directory)) for p in files if p.name not in wanted],
-        "by_size_only": sum(entry.sha256 is None and entry.name in found for entry in kept),
+        "by_size_only": sum(entry.sha256 is None and entry.name in there for entry in kept),
     }
 
 

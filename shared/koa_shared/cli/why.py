@@ -4,16 +4,17 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..contracts import FrameView, Severity, Status
+from ..contracts import FrameView, Link, Severity, Status
 
 LONG = 300  # seconds; a frame takes two, what waits longer has a reason
 # Faults at these steps are no rule's: there is nothing that a release could waive.
-NO_RULE = {"read", "path", "structure", "identity", "prepare", "handover", "promote"}
+NO_RULE = {"read", "path", "structure", "identity", "prepare", "handover", "promote", "claim"}
 
 
 def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) -> str:
     """Return where a frame is, its last error, its next attempt, and what to do."""
     name = frame.koaid or PurePosixPath(frame.path or frame.frame_id).name
+    title = f"{name}, level {frame.level}" if frame.level else name
     found = [f for f in frame.findings if f.severity is not Severity.WARNING]
     faults = {(f.code, f.step): f"{f.code} ({f.message or f.step})" for f in found}
     reasons = list(faults.values())
@@ -21,8 +22,10 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
         case Status.COMPLETE:
             took = f"{frame.latency_seconds} s after it was written"
             text = f"version {frame.version} was available {took}; nothing to do"
+            text += "".join(map(_product, frame.links if frame.level == 0 else ()))
             if damage := faults.get(("OBJECT_DAMAGED", "scrub")):
                 mend = f"`koa reprocess {name}` makes a good version"
+                mend = "a new reduction makes a good version" if frame.level else mend
                 text = f"but its version {frame.version} is not served whole, {damage}; {mend}"
         case Status.DUPLICATE:
             text = "the same bytes are archived under this KOAID; nothing to do"
@@ -34,8 +37,14 @@ def sentence(frame: FrameView, service: str, holds: list[str], now: datetime) ->
             waited = (now - since).total_seconds()
             parts = [f"it is at the {service} for {waited:.0f} s now"]
             parts += [f"last error {reason}" for reason in reasons[-1:]]
+            parts += [f.message for f in frame.findings if f.code == "RAW_NOT_ARCHIVED"][-1:]
             text = "; ".join([*parts, outlook(frame, service, holds, long=waited > LONG)])
-    return f"{name} is {frame.status}: {text}."
+    return f"{title} is {frame.status}: {text}."
+
+
+def _product(link: Link) -> str:
+    more = "" if link.status is Status.COMPLETE else f" (`koa why {link.frame_id}`)"
+    return f"; its level {link.level} by {link.pipeline or 'a pipeline'} is {link.status}{more}"
 
 
 def outlook(frame: FrameView, service: str, holds: list[str], *, long: bool) -> str:

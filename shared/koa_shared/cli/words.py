@@ -30,7 +30,10 @@ All = Annotated[bool, Option("--all", help="Each frame, not groups.")]
 Dry = Annotated[bool, Option("--dry-run", help="Only say what would be done.")]
 Limit = Annotated[int, Option(min=0, help="At most so many; 0 is all.")]
 Into = Annotated[Path, Option(help="Directory, made if need be.", file_okay=False)]
-Products = Annotated[str, Option(help="Names, as in a shell: '*.fits', '*.jpg', '*'.")]
+Products = Annotated[
+    str | None, Option(help="Names, as in a shell: '*.jpg'; the FITS file, of a reduced set all.")
+]
+OfLevel = Annotated[int, Option("--level", min=0, max=2, help="0 is raw, 1 and 2 are reduced.")]
 Parallel = Annotated[int, Option(min=1, max=16, help="Files at once.")]
 Where = Annotated[list[str] | None, Option(help="A finding's code or a status; may be repeated.")]
 Date = Annotated[str, Argument(help="The UT date of its frames, YYYY-MM-DD.")]

@@ -8,7 +8,8 @@ from sqlalchemy import and_, case, exists, false, func, or_, select, true
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
-from koa_shared.contracts import Inventory, Origin, utcnow
+from koa_shared.contracts import Inventory, Origin, Status, utcnow
+from koa_shared.products import SCIENCE
 from koa_shared.reports import FindingCount, Kept, NightReport
 from koa_shared.web import Caller
 
@@ -44,7 +45,9 @@ class Nights:
         mine = select(col(NightSeen.state)).where(col(NightSeen.night) == night)
         disks = (Inventory.model_validate(state) for state in session.scalars(mine))
         seen = {inventory.instrument: inventory for inventory in disks}
-        told = report(self._groups(session, night, caller), moments, seen, night, utcnow())
+        groups = self._groups(session, night, caller)
+        groups += self._missing(session, night, caller, {group.level for group in groups})
+        told = report(groups, moments, seen, night, utcnow())
         for inventory in seen.values() if not caller.sees_all else ():
             inventory.frame_gaps.clear()  # these are paths
         what: Any = (Frame.frame_id, Frame.koaid, Frame.instrument, Frame.timeline)
@@ -55,13 +58,40 @@ class Nights:
     def _groups(self, session: Session, night: str, caller: Caller) -> list[Group]:
         is_open, frame = _is_open(caller), cast("Any", Frame)
         kind = case((is_open, frame.koaimtyp)).label("kind")
+        software = frame.recipe["software"].as_string()
+        pipeline = case((and_(is_open, frame.level > 0), software)).label("pipeline")
         by = (frame.instrument, frame.level, frame.status, kind)
         found = func.sum(case((frame.source.startswith("rescan:"), 1), else_=0))
         exposure = func.sum(case((is_open, frame.exposure)))
         sums = (func.count(), found, exposure, func.coalesce(func.sum(Version.raw_size), 0))
         mine = and_(*(getattr(Version, k) == getattr(frame, k) for k in HELD))
-        query = select(*by, *sums).select_from(Frame).outerjoin(Version, mine).where(_of(night))
-        return [Group(*row) for row in session.execute(query.group_by(*by[:3], "kind"))]
+        query = (
+            select(*by, *sums, pipeline)
+            .select_from(Frame)
+            .outerjoin(Version, mine)
+            .where(_of(night))
+        )
+        return [Group(*row) for row in session.execute(query.group_by(*by[:3], "kind", "pipeline"))]
+
+    def _missing(
+        self, session: Session, night: str, caller: Caller, levels: set[int]
+    ) -> list[Group]:
+        """Return how many archived science frames lack a set of each level that there is."""
+        found, frame, made = list[Group](), cast("Any", Frame), cast("Any", aliased(Frame))
+        is_science = func.coalesce(frame.koaimtyp, "object").in_(SCIENCE)
+        raw = (_of(night), _is_open(caller), is_science, frame.status == Status.COMPLETE)
+        for level in levels - {0}:
+            mine = (made.level == level, made.instrument == frame.instrument)
+            ours = exists().where(made.night == night, *mine)
+            lacks = ~exists().where(
+                made.koaid == frame.koaid, made.status == Status.COMPLETE, *mine
+            )
+            query = select(frame.instrument, func.count()).where(
+                *raw, frame.level == 0, ours, lacks
+            )
+            rows = session.execute(query.group_by(frame.instrument))
+            found += [Group(one, level, "MISSING", None, count) for one, count in rows]
+        return found
 
     def _moments(self, session: Session, night: str) -> tuple[list[Moment], list[str]]:
         """Return when each frame was acquired and how long it took; the ids of the slowest."""
@@ -73,7 +103,7 @@ class Nights:
         for frame_id, name, level, at, end in rows:
             seconds = (datetime.fromisoformat(end) - at).total_seconds() if end else None
             moments.append(Moment(name, level, at, seconds))
-            if seconds is not None:
+            if seconds is not None and not level:
                 slow.append((seconds, frame_id))
         return moments, [frame_id for _, frame_id in nlargest(SLOW, slow)]
 

@@ -55,20 +55,22 @@ class Retention(Fixity):
 
     def _quarantine(self, session: Session, days: float) -> list[dict[str, Any]]:
         """Return what lies in quarantine of frames that are COMPLETE by now."""
-        rows = session.exec(
-            select(Frame, FrameCode, EventSeen).where(
+        first = select(func.min(EventSeen.at)).where(  # a `resend` tells it again
+            EventSeen.frame_id == Frame.frame_id, EventSeen.status == Status.INVALID,
+            EventSeen.generation == FrameCode.generation,
+        ).scalar_subquery()  # fmt: skip
+        rows = session.execute(
+            select(Frame, FrameCode, first).where(
                 FrameCode.code == "QUARANTINED", FrameCode.frame_id == Frame.frame_id,
                 FrameCode.generation < Frame.generation, Frame.status == Status.COMPLETE,
-                EventSeen.frame_id == Frame.frame_id, EventSeen.status == Status.INVALID,
-                EventSeen.generation == FrameCode.generation,
-                EventSeen.at < utcnow() - timedelta(days=days),
+                first < utcnow() - timedelta(days=days),
             ).limit(MOST)
         ).all()  # fmt: skip
         return [
             {"policy": "quarantine", "target": frame.frame_id, "instrument": frame.instrument,
              "prefix": f"quarantine/{frame.instrument}/{frame.frame_id}/{code.generation}/",
-             "generation": code.generation, "since": event.at}
-            for frame, code, event in rows
+             "generation": code.generation, "since": since}
+            for frame, code, since in rows
         ]  # fmt: skip
 
     def _superseded(self, session: Session, policies: Policies) -> list[dict[str, Any]]:

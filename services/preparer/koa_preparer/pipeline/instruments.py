@@ -21,6 +21,7 @@ from .frame import small_products, storable
 from .metadata import Column, columns_of
 
 Columns = tuple[Column, ...]
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def open_instruments(
@@ -46,7 +47,7 @@ def recipes(
     """Return what makes the products of each instrument: its file, its columns, the code."""
     home, found = Path(__file__).parents[1], dict[str, Recipe]()
     files = [p for room in ("rules", "pipeline") for p in sorted((home / room).glob("*.py"))]
-    code = "".join(map(_meaning, (*files, home / "preview.py"))).encode()
+    code = "".join(meaning(p.read_text()) for p in (*files, home / "preview.py")).encode()
     for name, instrument in instruments.items():
         told = f"{instrument.model_dump_json()}{columns[name]!r}".encode()
         rules = hashlib.sha256(told + code).hexdigest()[:16]
@@ -54,9 +55,13 @@ def recipes(
     return found
 
 
-def _meaning(file: Path) -> str:
-    """Return a module's syntax tree, which no comment or layout changes."""
-    return ast.dump(ast.parse(file.read_bytes()))
+def meaning(code: str) -> str:
+    """Return a module's syntax tree, which no comment, docstring or layout changes."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def structure_of(instrument: Instrument, data: fits.Buffer) -> fits.Structure:

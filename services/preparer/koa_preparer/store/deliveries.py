@@ -10,12 +10,12 @@ from koa_shared.contracts import Origin, Status, Timeline, utcnow
 from koa_shared.db import insert_new
 from koa_shared.errors import Conflict, NotFound
 from koa_shared.ids import set_id
+from koa_shared.products import SCIENCE
 from koa_shared.products import Delivery as Order
 
 from .schema import Delivery, File
 
 QUICK = Origin.LIVE  # the objective counts it
-SCIENCE = ("object", "undefined")  # as FilePrepared.is_science
 
 
 class Found(NamedTuple):

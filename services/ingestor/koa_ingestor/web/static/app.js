@@ -28,7 +28,12 @@ const link = { state: "connecting", why: "", since: Date.now() };
 const arrived = { count: 0, last: null, at: 0 };
 const night = new Night();
 const strip = new Strip(byId("strip"), (state) => choose({ state: choices.toggled(choice.state, state) }));
-const detail = new Detail(byId("detail"), { close: () => choose({ frame: null }, true), fail: complain });
+const detail = new Detail(byId("detail"), {
+  close: () => choose({ frame: null }, true),
+  fail: complain,
+  kin: (koaid) => night.kin(koaid),
+  open: (id) => choose({ frame: id }, true),
+});
 const table = new Table(byId("headings"), byId("rows"), {
   open: (row) => choose({ frame: row.id }, true),
   picked: showSelection,
@@ -60,7 +65,7 @@ function follow(before) {
   if (before.night !== choice.night) return open();
   isNews = false;
   draw();
-  if (before.q !== choice.q || before.state !== choice.state || before.instrument !== choice.instrument || before.program !== choice.program)
+  if (before.q !== choice.q || before.state !== choice.state || before.instrument !== choice.instrument || before.program !== choice.program || before.level !== choice.level)
     say(`${count(table.rows.length, "frame")} shown`);
 }
 
@@ -87,7 +92,7 @@ async function open() {
     loading = false;
     isNews = false;
     draw();
-    say(`Night of ${date}: ${count(night.rows.size, "frame")}`);
+    say(`Night of ${date}: ${count(night.at("0").length, "raw frame")}`);
   } catch (error) {
     if (!signal.aborted) refused(error);
   }
@@ -134,9 +139,10 @@ function listen() {
     frame(frame) {
       if (choice.night === null && night.date && frame.night > night.date) return open(); // a night begins
       const what = night.tell(frame);
-      if (what === "new" && !loading) Object.assign(arrived, { count: arrived.count + 1, last: frame });
+      if (what === "new" && !loading && !frame.level) Object.assign(arrived, { count: arrived.count + 1, last: frame });
       if (detail.frame?.frame_id === frame.frame_id) detail.show(frame);
-      if (what !== "elsewhere" || night.rows.size !== table.rows.length) {
+      else if (frame.koaid && detail.frame?.koaid === frame.koaid) detail.kin();
+      if (what !== "elsewhere" || night.at(choice.level).length !== table.rows.length) {
         isNews = true;
         soon();
       }
@@ -154,14 +160,15 @@ function draw() {
   strip.show(night, choice.state);
   showInstruments();
   const isNone = !chosen.length;
+  const all = night.at(choice.level).length;
   byId("none").hidden = !isNone;
-  if (isNone) write(byId("none"), loading ? "Reading the night…" : night.rows.size ? "No frame of this night matches. Escape clears the search." : "No frames yet in this night. They appear here by themselves.");
-  const all = night.rows.size;
-  write(byId("shown"), chosen.length === all ? count(all, "frame") : `${chosen.length.toLocaleString("en")} of ${count(all, "frame")}`);
+  if (isNone) write(byId("none"), loading ? "Reading the night…" : all ? "No frame of this night matches. Escape clears the search." : "No frames yet in this night. They appear here by themselves.");
+  const told = chosen.length === all ? count(all, "frame") : `${chosen.length.toLocaleString("en")} of ${count(all, "frame")}`;
+  write(byId("shown"), choice.level === "0" ? told : `${told}; the counts and latencies above are of raw frames`);
 }
 
 function showInstruments() {
-  const counts = night.counts("instrument");
+  const counts = night.counts("instrument", choice.level);
   for (const { instrument } of overview?.sources ?? []) if (!counts.has(instrument)) counts.set(instrument, 0);
   for (const instrument of choice.instrument) if (!counts.has(instrument)) counts.set(instrument, 0);
   const wanted = [...counts].sort();
@@ -177,10 +184,12 @@ function showInstruments() {
     button.classList.toggle("none", !wanted[n][1]);
   });
   showPrograms();
+  byId("level").value = choice.level;
+  byId("levels").hidden = choice.level === "0" && night.at("0").length === night.rows.size;
 }
 
 function showPrograms() {
-  const programs = [...new Set([...night.counts("program").keys(), choice.program])].filter(Boolean).sort();
+  const programs = [...new Set([...night.counts("program", choice.level).keys(), choice.program])].filter(Boolean).sort();
   const select = byId("program");
   if (select.dataset.names !== programs.join()) {
     select.dataset.names = programs.join();
@@ -247,12 +256,12 @@ async function showDetail() {
     if (wasIn || document.activeElement === document.body) table.grid.focus();
     return;
   }
-  const row = night.rows.get(name) ?? [...night.rows.values()].find((one) => one.frame.koaid === name);
+  const row = night.rows.get(name) ?? [...night.rows.values()].find((one) => one.frame.koaid === name && !one.level);
   try {
     const frame = row?.frame ?? (await get(`/v1/frames/${encodeURIComponent(name)}`));
     if (choice.frame !== name) return;
     detail.show(frame);
-    table.goTo(frame.frame_id);
+    if (table.places.has(frame.frame_id)) table.goTo(frame.frame_id);
   } catch (error) {
     complain(`${name}: ${error.message}`);
   }
@@ -290,7 +299,7 @@ async function findElsewhere(text) {
   try {
     const found = (await get("/v1/frames", { name, limit: 1 })).items[0] ?? (await get(`/v1/frames/${encodeURIComponent(name)}`));
     byId("search").value = "";
-    choose({ night: found.night, q: "", instrument: [], state: [], program: "", frame: found.frame_id }, true);
+    choose({ night: found.night, q: "", instrument: [], state: [], program: "", level: String(found.level), frame: found.frame_id }, true);
   } catch (error) {
     complain(error.status === 404 ? `No frame is called ${name}.` : error.message);
   }
@@ -330,6 +339,8 @@ function wire() {
   for (const way of ["earlier", "later"]) byId(way).addEventListener("click", () => choose({ night: overview[way] }, true));
   byId("latest").addEventListener("click", () => choose({ night: null }, true));
   byId("program").addEventListener("change", (event) => choose({ program: event.target.value }));
+  byId("level").append(...[...choices.LEVELS].map(([value, name]) => el("option", { value }, name)));
+  byId("level").addEventListener("change", (event) => choose({ level: event.target.value }));
   byId("whole").addEventListener("change", showSelection);
   byId("script").addEventListener("click", saveScript);
   byId("unpick").addEventListener("click", () => (table.picked.clear(), showSelection(), table.draw()));

@@ -13,6 +13,7 @@ export const COLUMNS = [
   ["exposure", "Exp.", 60, 0, "exposure"],
   ["program", "Program", 104, 0, "program"],
   ["state", "State", 205, 1.6, "state"],
+  ["levels", "Levels", 44, 0, "level"],
   ["ut", "UT", 66, 0, "acquired"],
   ["age", "Age", 76, 0, "acquired"],
   ["latency", "Latency", 70, 0, "latency"],
@@ -21,8 +22,10 @@ export const COLUMNS = [
 ];
 const UNUSUAL = new Set(["program", "file", "size"]);
 const USUAL = COLUMNS.map(([name]) => name).filter((name) => !UNUSUAL.has(name));
+/** What can be looked at, and how it is called. */
+export const LEVELS = new Map([["0", "Raw frames"], ["1", "Level 1, quick look"], ["2", "Level 2, for science"], ["all", "All levels"]]);
 /** What gives way first where there is little room. */
-const SPARED = ["exposure", "type", "ut", "instrument", "latency", "age"];
+const SPARED = ["exposure", "type", "ut", "instrument", "latency", "age", "levels"];
 
 /**
  * @typedef {Object} Choice
@@ -30,6 +33,7 @@ const SPARED = ["exposure", "type", "ut", "instrument", "latency", "age"];
  * @property {string[]} instrument none are all
  * @property {string[]} state none are all
  * @property {string} program "" is all
+ * @property {string} level "0" is raw, "1" and "2" are reduced, or "all"
  * @property {string} q
  * @property {string} sort a column, with - in front from high to low
  * @property {string[]} columns
@@ -47,6 +51,7 @@ export function read(search = location.search) {
     instrument: list("instrument"),
     state: list("state"),
     program: given.get("program") ?? "",
+    level: LEVELS.has(given.get("level")) ? given.get("level") : "0",
     q: given.get("q") ?? "",
     sort: given.get("sort") ?? "-acquired",
     columns: columns.length ? columns : [...USUAL],
@@ -61,6 +66,7 @@ export function write(choice) {
     instrument: choice.instrument.join(","),
     state: choice.state.join(","),
     program: choice.program,
+    level: choice.level === "0" ? "" : choice.level,
     q: choice.q,
     sort: choice.sort === "-acquired" ? "" : choice.sort,
     columns: choice.columns.join(",") === USUAL.join(",") ? "" : choice.columns.join(","),

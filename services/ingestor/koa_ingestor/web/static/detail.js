@@ -5,12 +5,12 @@ import { el, fill, write } from "./dom.js";
 import { rowOf } from "./frames.js";
 import * as previews from "./previews.js";
 import { timeline } from "./timeline.js";
-import { clock, codeInWords, count, duration, size, STATES, whereabouts } from "./words.js";
+import { clock, codeInWords, count, duration, size, STATES, stateOf, whereabouts } from "./words.js";
 
 const CARDS = 400; // cards of a header that are shown at once; a search finds all
 
 export class Detail {
-  /** @param {HTMLElement} root @param {{close: () => void, fail: (text: string) => void}} told */
+  /** @param {HTMLElement} root @param {{close: () => void, fail: (text: string) => void, kin: (koaid: string) => any[], open: (id: string) => void}} told */
   constructor(root, told) {
     Object.assign(this, { root, told });
     this.frame = null;
@@ -53,6 +53,7 @@ export class Detail {
       el("header", {}, this.title, el("button", { type: "button", class: "close", "aria-label": "Close the detail view", click: this.told.close }, "×")),
       this.why, this.actions,
       el("div", { class: "beside" }, section("Preview", "image"), section("Facts", "facts")),
+      section("Other levels", "kin"),
       section("Timeline", "way"),
       section("Findings", "findings"),
       section("Products", "products"),
@@ -65,7 +66,7 @@ export class Detail {
     const { frame, row } = this;
     this.root.setAttribute("aria-label", `Frame ${row.name}`);
     this.root.dataset.state = row.state;
-    write(this.title, row.name);
+    write(this.title, row.level ? `${row.name}, level ${row.level}` : row.name);
     const where = whereabouts(frame);
     const took = row.latency === null ? "" : `${duration(row.latency)} after it was written`;
     fill(this.why, el("span", { class: "mark" }), el("b", {}, STATES.get(row.state)), ` ${[where, took].filter(Boolean).join(", ")}`);
@@ -78,6 +79,21 @@ export class Detail {
     this.facts();
     this.findings();
     this.products();
+    this.kin();
+  }
+
+  /** The raw frame of a product, the products of a raw frame; each opens. */
+  kin() {
+    const { frame, row } = this;
+    const known = frame.koaid && row.open ? this.told.kin(frame.koaid) : [];
+    const others = (known.length > 1 ? known : (frame.links ?? [])).filter((one) => one.level !== frame.level);
+    this.root.querySelector(".p-kin").hidden = !others.length;
+    fill(this.in_kin, el("ul", {}, ...others.map((one) =>
+      el("li", { "data-state": stateOf(one.status) },
+        el("span", { class: "mark" }),
+        el("button", { type: "button", click: () => this.told.open(one.frame_id) }, one.level ? `Level ${one.level} products` : "Raw frame"),
+        ` ${STATES.get(stateOf(one.status))}`,
+        el("span", { class: "faint" }, [one.pipeline && ` by ${one.pipeline}`, one.version > 1 && ` version ${one.version}`].filter(Boolean).join(","))))));
   }
 
   button(text, path, name) {
@@ -103,7 +119,7 @@ export class Detail {
       ["Public from", program?.release_date?.slice(0, 10)],
       ["Acquired", `${new Date(row.acquired).toISOString().replace("T", " ").replace("Z", "")} UT`],
       ["File", frame.path], ["Level, version", [frame.level, frame.version ?? "none yet"].join(", ")],
-      ["How announced", frame.origin], ["frame_id", frame.frame_id],
+      ["Reduced by", frame.pipeline], ["How announced", frame.origin], ["frame_id", frame.frame_id],
     ];
     const told = facts.filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
     fill(this.in_facts, el("dl", {}, ...told));

@@ -23,6 +23,13 @@ import { stateOf } from "./words.js";
  * @property {Record<string, any>} [metadata]
  * @property {number | null} [attempt]
  * @property {string | null} [next_attempt_at]
+ * @property {string | null} [pipeline] that reduced it, and its version
+ * @property {Link[]} [links] a raw frame's products, a product's raw frame
+ */
+
+/**
+ * What the page knows of a frame of the same exposure at another level; a Frame is one, too.
+ * @typedef {{frame_id: string, koaid: string, level: number, version?: number | null, status: string, pipeline?: string | null}} Link
  */
 
 /**
@@ -32,6 +39,8 @@ import { stateOf } from "./words.js";
  * @property {string} id
  * @property {boolean} open whether the caller sees the frame whole
  * @property {string} name KOAID, or what there is before it has one
+ * @property {number} level 0 is raw, 1 and 2 are reduced
+ * @property {Frame[]} reduced of a raw frame: the best of what there is of each other level
  * @property {string} state one of words.STATES
  * @property {number} acquired ms
  * @property {string} text what a search looks at, lower case
@@ -51,6 +60,8 @@ export function rowOf(frame) {
     open: Boolean(frame.origin),
     name: frame.koaid ?? (file || "not named yet"),
     instrument: frame.instrument,
+    level: frame.level,
+    reduced: [],
     type: core.koaimtyp ?? "",
     target: String(target),
     exposure: core.elaptime ?? core.exposure ?? null,
@@ -64,6 +75,8 @@ export function rowOf(frame) {
   };
 }
 
+const WHOLE_KOAID = /(^|\s)[a-z0-9]{2}\.\d{8}\.\d{5}\.\d\d/i;
+
 /** How rows are put in order, by the names that the URL uses. */
 const BY = {
   acquired: (row) => row.acquired,
@@ -76,6 +89,7 @@ const BY = {
   state: (row) => row.state,
   latency: (row) => row.latency,
   file: (row) => row.file,
+  level: (row) => row.level,
   size: (row) => row.size,
 };
 
@@ -83,6 +97,7 @@ export class Night {
   constructor() {
     /** @type {Map<string, Row>} */
     this.rows = new Map();
+    this.families = new Map(); // of each KOAID the frame_ids, at all levels
     this.date = "";
     this.told = null; // frames that the stream told of while a list is being read
   }
@@ -91,6 +106,7 @@ export class Night {
   open(date) {
     this.date = date;
     this.rows.clear();
+    this.families.clear();
   }
 
   /** A list is about to be read: it may be older than what the stream tells meanwhile. */
@@ -103,8 +119,30 @@ export class Night {
   list(frames) {
     for (const frame of frames) {
       this.listed.add(frame.frame_id);
-      if (!this.told.has(frame.frame_id)) this.rows.set(frame.frame_id, rowOf(frame));
+      if (!this.told.has(frame.frame_id)) this.put(frame);
     }
+  }
+
+  /** Take a frame on; the raw frame of its exposure is another row then, as it shows all levels. */
+  put(frame) {
+    this.rows.set(frame.frame_id, rowOf(frame));
+    if (!frame.koaid) return;
+    const family = this.families.get(frame.koaid) ?? new Set();
+    this.families.set(frame.koaid, family.add(frame.frame_id));
+    const reduced = this.kin(frame.koaid).filter((one) => one.level);
+    if (!reduced.length) return;
+    for (const id of family) {
+      const row = this.rows.get(id);
+      if (row && !row.level && row.open) this.rows.set(id, { ...row, reduced });
+    }
+  }
+
+  /** The frames of a KOAID, of each level the best: its last version, else what came last. @returns {Frame[]} */
+  kin(koaid) {
+    const rows = [...(this.families.get(koaid) ?? [])].map((id) => this.rows.get(id)).filter(Boolean);
+    const rank = (row) => [row.frame.version ?? 0, row.acquired];
+    rows.sort((a, b) => rank(b)[0] - rank(a)[0] || rank(b)[1] - rank(a)[1]);
+    return [0, 1, 2].map((level) => rows.find((row) => row.level === level)?.frame).filter(Boolean);
   }
 
   /** The list is whole: what neither it nor the stream knows is gone. */
@@ -122,7 +160,7 @@ export class Night {
       this.rows.delete(frame.frame_id); // its header may name another night than its file did
       return "elsewhere";
     }
-    this.rows.set(frame.frame_id, rowOf(frame));
+    this.put(frame);
     return known ? "changed" : "new";
   }
 
@@ -133,8 +171,9 @@ export class Night {
    */
   chosen(choice) {
     const words = choice.q.toLowerCase().split(/\s+/).filter(Boolean);
+    const level = WHOLE_KOAID.test(choice.q) ? "all" : choice.level; // who names an exposure has all of it
     const found = [];
-    for (const row of this.rows.values()) {
+    for (const row of this.at(level)) {
       if (choice.instrument.length && !choice.instrument.includes(row.instrument)) continue;
       if (choice.state.length && !choice.state.includes(row.state)) continue;
       if (choice.program && row.program !== choice.program) continue;
@@ -143,10 +182,16 @@ export class Night {
     return found.sort(order(choice.sort));
   }
 
-  /** How many rows there are of each value. @returns {Map<string, number>} */
-  counts(key) {
+  /** The rows of a level, or of "all". @param {string} level @returns {Row[]} */
+  at(level) {
+    const rows = [...this.rows.values()];
+    return level === "all" ? rows : rows.filter((row) => String(row.level) === level);
+  }
+
+  /** How many rows of a level there are of each value. @returns {Map<string, number>} */
+  counts(key, level = "0") {
     const found = new Map();
-    for (const row of this.rows.values())
+    for (const row of this.at(level))
       if (row[key]) found.set(row[key], (found.get(row[key]) ?? 0) + 1);
     return found;
   }

@@ -7,7 +7,7 @@ const AT_ONCE = 3; // of the six connections that a browser opens; lists and str
 
 /** @type {Map<string, Promise<string>>} blob URLs by frame and version, least used first */
 const known = new Map();
-/** @type {{key: string, start: () => void, wanted: () => boolean}[]} */
+/** @type {{key: string, start: () => void, wanted: (() => boolean)[]}[]} */
 const waiting = [];
 let running = 0;
 
@@ -23,10 +23,12 @@ export function has(row) {
  */
 export function preview(row, wanted = () => true) {
   const key = `${row.id}/${row.frame.version}`;
+  // Rows are drawn anew when the list's width changes: another line waits for the same image.
+  waiting.find((one) => one.key === key)?.wanted.push(wanted);
   let found = known.get(key);
   known.delete(key);
   found ??= new Promise((resolve) => {
-    waiting.push({ key, wanted, start: () => load(row).then(resolve) });
+    waiting.push({ key, wanted: [wanted], start: () => load(row).then(resolve) });
     next();
   }).then((url) => (url || known.delete(key), url));
   known.set(key, found);
@@ -50,7 +52,7 @@ async function load(row) {
 async function next() {
   if (running >= AT_ONCE || !waiting.length) return;
   const { wanted, start, key } = waiting.pop(); // the newest is what is looked at
-  if (!wanted()) {
+  if (!wanted.some((ask) => ask())) {
     known.delete(key);
     return next();
   }

@@ -1,20 +1,20 @@
 /** A selection as a shell script: curl, each file checked by its SHA-256, the token from outside. */
 
-/** What can be downloaded of rows. @param {boolean} whole all products, not the FITS files alone */
+/** What can be downloaded of rows. @param {boolean} whole all products, not the FITS files alone; of a set always all */
 export function files(rows, whole) {
   return rows.flatMap(({ frame, open }) =>
     (open && frame.version ? frame.products : [])
-      .filter((product) => product.sha256 && (whole || product.role === "fits"))
-      .map((product) => ({ frame, product })),
+      .filter((product) => product.sha256 && (whole || frame.level || product.role === "fits"))
+      .map((product) => ({ frame, product, name: `${frame.level ? `lev${frame.level}/${frame.koaid}/v${frame.version}/` : ""}${product.name}` })),
   );
 }
 
 /** @returns {string} the script */
 export function script(chosen, origin = location.origin, now = new Date()) {
   const bytes = chosen.reduce((sum, { product }) => sum + product.size, 0);
-  const lines = chosen.map(({ frame, product }) => {
+  const lines = chosen.map(({ frame, product, name }) => {
     const path = `/v1/frames/${encodeURIComponent(frame.frame_id)}/products/${encodeURIComponent(product.name)}`;
-    return ["fetch", product.sha256, product.name, `${path}?version=${frame.version}`].map(quoted).join(" ");
+    return ["fetch", product.sha256, name, `${path}?version=${frame.version}`].map(quoted).join(" ");
   });
   return [HEAD(chosen.length, bytes, now), `origin=${quoted(origin)}`, BODY, ...lines, FOOT, ""].join("\n");
 }
@@ -37,6 +37,7 @@ sum() { if command -v sha256sum > /dev/null; then sha256sum "$1"; else shasum -a
 auth() { if [ -n "\${KOA_TOKEN:-}" ]; then printf 'header = "Authorization: Bearer %s"\\n' "$KOA_TOKEN"; fi; }
 fetch() {  # SHA-256, name, path
     if [ -f "$2" ] && [ "$(sum "$2")" = "$1" ]; then echo "there     $2"; return; fi
+    mkdir -p "$(dirname "$2")"
     if ! auth | curl --config - --fail --silent --show-error --location --retry 3 \\
         --output "$2.part" "$origin$3"; then
         echo "FAILED    $2" >&2; failed=$((failed + 1)); return

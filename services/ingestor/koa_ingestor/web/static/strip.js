@@ -35,7 +35,7 @@ export class Strip {
     }
     if (Date.now() - (this.drawn ?? 0) < 1000) return this.later(night, chosen);
     this.drawn = Date.now();
-    this.latency([...night.rows.values()].filter((row) => row.latency !== null));
+    this.latency(night.at("0").filter((row) => row.latency !== null));
   }
 
   /** Numbers and plot once a second are enough, and nobody is stirred by more. */
@@ -55,7 +55,7 @@ export class Strip {
     // Rounded down: what was late once is not "100 %".
     told.push(["within 1 min", sorted.length ? `${Math.floor(inTime * 1000) / 10} %` : "–"]);
     fill(this.numbers, ...told.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-    const text = `Latency of ${count(sorted.length, "frame")}: ${told.map((pair) => pair.join(" ")).join(", ")}`;
+    const text = `Latency of ${count(sorted.length, "raw frame")}: ${told.map((pair) => pair.join(" ")).join(", ")}`;
     this.plot.setAttribute("aria-label", text);
     this.draw(rows);
   }

@@ -3,7 +3,7 @@
 import { COLUMNS, fitting } from "./choice.js";
 import { el, fill, oncePerFrame, write } from "./dom.js";
 import * as previews from "./previews.js";
-import { age, clock, duration, HOPS, size, STATES, whereabouts } from "./words.js";
+import { age, clock, duration, HOPS, size, STATES, stateOf, whereabouts } from "./words.js";
 
 const MARGIN = 5; // rows above and below what is in sight
 const NARROW = matchMedia("(max-width: 700px)");
@@ -218,6 +218,12 @@ export class Table {
   }
 }
 
+/** A level and where it is. @param {import("./frames.js").Link} one */
+export function badge(one) {
+  const told = `level ${one.level}: ${STATES.get(stateOf(one.status))}${one.pipeline ? `, ${one.pipeline}` : ""}`;
+  return el("span", { class: "level", role: "img", "aria-label": told, title: told, "data-state": stateOf(one.status) }, one.level);
+}
+
 const hidden = (row) => (row.open ? "" : "proprietary");
 
 /** How each column shows a row. @type {Record<string, (cell: any, row: any, line?: any) => void>} */
@@ -256,6 +262,10 @@ const CELLS = {
     [...(cell.querySelector(".road")?.children ?? [])].forEach((dot, n) => dot.classList.toggle("past", n <= stop));
     write(cell.lastElementChild, whereabouts(row.frame));
     cell.title = row.frame.findings.map((f) => `${f.code}: ${f.message || f.step}`).join("\n");
+  },
+  levels(cell, row) {
+    const levels = row.level ? [row.frame] : row.reduced;
+    fill(cell, ...levels.map((one) => badge(one)));
   },
   ut(cell, row) {
     write(cell, clock(row.acquired));

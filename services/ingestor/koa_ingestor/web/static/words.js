@@ -39,12 +39,16 @@ const CODES = {
   FITS_NOT_FOUND: "the file was announced but is not there",
   HANDOVER_REFUSED: "the archive does not take it",
   INVALID_KOAID: "no KOAID can be made of its header",
+  MANIFEST_MISMATCH: "a file is not what its manifest says",
   MISMATCHED_FILENAME: "its header names another file",
   OBJECT_DAMAGED: "an archived object is damaged",
+  PRODUCT_MISSING: "a file of its set is missing",
   QUARANTINED: "the bytes are kept in quarantine",
+  RAW_NOT_ARCHIVED: "its raw frame is not archived",
   RULE_CRASHED: "a rule of its instrument failed",
   SET_INSTR_ERROR: "its header names no known instrument",
   STAGING_MISSING: "a product is missing in staging",
+  TOO_MANY_FILES: "its directory has too many files",
   TRUNCATED: "the file stops before its end",
   UNREADABLE_FITS: "this is no readable FITS file",
   VERIFICATION_FAILED: "what was archived is not what was declared",
@@ -61,7 +65,7 @@ export function codeInWords(code) {
  * @param {import("./frames.js").Frame} frame
  */
 export function reason(frame) {
-  const faults = frame.findings.filter((finding) => finding.severity !== "warning");
+  const faults = frame.findings.filter((finding) => finding.severity !== "warning" || finding.code === "RAW_NOT_ARCHIVED");
   const last = faults.at(-1) ?? (stateOf(frame.status) === "duplicate" ? frame.findings.at(-1) : null);
   if (last) return codeInWords(last.code);
   return frame.status === "DUPLICATE" ? codeInWords("DUPLICATE") : frame.step;
@@ -74,6 +78,7 @@ export function whereabouts(frame, now = Date.now()) {
     const left = Math.max(0, Date.parse(frame.next_attempt_at) - now) / 1000;
     return `${reason(frame)}, tries again in ${duration(left)}`;
   }
+  if (frame.status !== "COMPLETE" && frame.findings.at(-1)?.code === "RAW_NOT_ARCHIVED") return codeInWords("RAW_NOT_ARCHIVED");
   if (HOPS.has(frame.status)) return HOPS.get(frame.status);
   if (frame.status !== "COMPLETE") return reason(frame);
   if (frame.findings.some((found) => found.code === "OBJECT_DAMAGED")) return codeInWords("OBJECT_DAMAGED");
