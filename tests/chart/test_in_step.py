@@ -41,7 +41,8 @@ def test_the_environment_is_the_settings(render: Render) -> None:
         "services": {
             "monitor": {"settings": {"KOA_SOURCES": "esi"}},
             "preparer": {"settings": {"KOA_ARCHIVER": "http://a"}},
-        }
+        },
+        "monitoring": {"otlpEndpoint": "http://collector:4318"},
     }  # fmt: skip
     spec = pods(render("trial", values=DATA | POSTGRES | full))
     # Of loopback only; keys come as files.
