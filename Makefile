@@ -11,7 +11,7 @@ TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION ?= $(shell git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run observe test check chaos format bench images images-test lock audit clean
+.PHONY: help venv run observe test check chaos format bench images images-test cluster-test lock audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images --ignore tests/cluster $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check
@@ -66,6 +66,11 @@ images-test: $(STAMP) ## Build them on a small Debian and play the chart's pods 
 	$(PY) -m pytest tests/images/test_build.py -s --timeout 1200 $(ARGS)
 	@unshare --net true || { echo "SKIPPED: no pods are played, see above"; exit 0; }; \
 		unshare --net $(PY) -m pytest tests/images/test_play.py -s --timeout 600 $(ARGS)
+
+cluster-test: $(STAMP) ## Install both sites in a cluster and disturb it; KUBECONFIG= KUBE_LOAD=
+	@test -n "$(KUBECONFIG)" -a -n "$(KUBE_LOAD)" || \
+		{ echo "Set KUBECONFIG, and KUBE_LOAD: the command that gives it an image archive" >&2; exit 1; }
+	$(PY) -m pytest tests/cluster -s --timeout 2400 $(ARGS)
 
 lock: $(STAMP) ## Write requirements/*.lock from pyproject; ARGS=--upgrade for the newest
 	for extra in monitor preparer ingestor build dev; do \

@@ -110,6 +110,15 @@ def test_a_pod_has_time_to_end(render: Render) -> None:
             assert spec["terminationGracePeriodSeconds"] > 2 * (int(pause) + 2 + STOP_SECONDS)
 
 
+def test_the_example_hears_instruments_whose_disks_it_mounts(render: Render) -> None:
+    spec, known = pods(render("summit"))["koa-monitor"], load_instruments(None).values()
+    homes = {source.name: instrument.roots for instrument in known for source in instrument.sources}
+    mounts = [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]]
+    for source in variables(spec)["KOA_SOURCES"].split(","):
+        for root in homes[source]:
+            assert any(Path(root).is_relative_to(mount) for mount in mounts), (source, root)
+
+
 def test_nobody_writes_to_the_instruments_disks(render: Render) -> None:
     for example in ("trial", "summit"):
         for name, spec in pods(render(example)).items():
