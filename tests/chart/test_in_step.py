@@ -97,7 +97,7 @@ def test_probes_and_ports(render: Render) -> None:
         assert {probe["path"] for probe in probes} | {"/metrics"} <= served
         assert {(probe["scheme"], probe["port"]) for probe in probes} == {("HTTPS", "https")}
         port = config_of(service).model_fields["port"].default
-        assert container["ports"] == [{"name": "https", "containerPort": port}]
+        assert container["ports"] == [{"name": "https", "containerPort": port, "protocol": "TCP"}]
         assert variables(spec[f"koa-{service}"])["KOA_PORT"] == str(port)
         assert services[service]["spec"]["ports"][0]["port"] == port
 

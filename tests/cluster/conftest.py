@@ -152,7 +152,9 @@ def load(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def images() -> None:
-    """Built and in the cluster."""
+    """Built and in the cluster; KUBE_BUILT=1: from the last time."""
+    if os.environ.get("KUBE_BUILT"):
+        return
     base = bootstrap()
     build_images(base)
     build_beside(base)
