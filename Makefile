@@ -8,13 +8,15 @@ BUILD ?= podman build
 BASE ?= docker.io/library/python:3.11-slim-bookworm
 REGISTRY ?= localhost
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TEST := $(PY) -m pytest --ignore tests/house --ignore tests/bench \
+	--ignore tests/images --ignore tests/cluster
 REVISION ?= $(shell git rev-parse HEAD)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv run observe test check chaos format bench images images-test cluster-test lock audit clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make .venv from requirements/dev.lock (done by the others as needed)
 
@@ -34,7 +36,8 @@ observe: $(STAMP) ## Run it with a Prometheus and an Alertmanager that watch it
 	$(PY) -m koa_shared.simulator.observe
 
 test: $(STAMP) ## Run all tests but house and bench; ARGS="tests/monitor -k name"
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house --ignore tests/bench --ignore tests/images --ignore tests/cluster $(ARGS)
+	$(TEST) -n 3 --dist loadfile --no-loadscope-reorder $(or $(ARGS),-m "not alone")
+	$(if $(ARGS),,$(TEST) -m alone)
 
 check: $(STAMP) ## Check format, lint, types, imports and the rules of the house
 	$(PY) -m ruff format --check

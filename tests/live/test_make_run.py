@@ -47,6 +47,7 @@ def stop(process: "subprocess.Popen[str]") -> str:
     return out
 
 
+@pytest.mark.alone
 def test_a_newcomer_sees_frames_become_available(tmp_path: Path) -> None:
     env = {"KOA_SIM_INSTRUMENTS": "NIRC2", "KOA_SIM_CADENCE": "2", "KOA_SIM_SIZE": "small"}
     process, lines, took = start(tmp_path, **env)
