@@ -1,7 +1,6 @@
 """OpenTelemetry: a span for each step of a frame, within it one for each call that it makes.
 
-The extra `otel` and KOA_OTLP_ENDPOINT switch it on; else nothing of it is imported.  A step's
-parent is the traceparent that travels with the messages and stands in the ledgers.
+KOA_OTLP_ENDPOINT and the extra `otel` switch it on; parents travel as traceparents.
 """
 
 import threading
@@ -33,14 +32,12 @@ class Traces:
         self._is_on = bool(endpoint)
         if not endpoint:
             return
-        # ruff: disable[PLC0415]  (the extra `otel`)
         from opentelemetry import trace as api
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk import trace as sdk
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-        # ruff: enable[PLC0415]
 
         self._api, self._sdk, self._carrier = api, sdk, TraceContextTextMapPropagator()
         about = {"service.name": f"koa-{service}", "service.version": version("koa-rti")}
