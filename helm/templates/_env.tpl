@@ -8,7 +8,8 @@
   "KOA_TOKENS_FILE" "/etc/koa/tokens/tokens.toml"
   "KOA_TLS_CERT_FILE" "/etc/koa/tls/tls.crt"
   "KOA_TLS_KEY_FILE" "/etc/koa/tls/tls.key"
-  "KOA_CA_FILE" "/run/koa/ca.pem" -}}
+  "KOA_CA_FILE" "/run/koa/ca.pem"
+  "KOA_OTLP_ENDPOINT" $root.Values.monitoring.otlpEndpoint -}}
 {{- if ne $name "ingestor" -}}
 {{- $made = merge $made (dict "KOA_TOKEN_FILE" "/etc/koa/tokens/producer" "KOA_INGESTOR_URL" (include "koa.url" (list $root "ingestor"))) -}}
 {{- if $root.Values.canary.enabled -}}

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -94,6 +95,8 @@ class ServiceConfig(Settings):
     dev: bool = Field(default=False, title="Loopback callers are operators")
     lease_seconds: float = Field(60, ge=1, title="A silent worker loses its job after that")
     log_format: str = Field("json", title="json or console")
+    # Spans hold no token and nothing of a frame but its names: http is allowed.
+    otlp_endpoint: str = Field("", pattern="^(https?://[^@]+)?$", title="Collector of traces")
     instruments_dir: Path | None = Field(None, title="Added or changed instruments")
     # One failure is a frame's own, two may be one exposure's; the third has a common cause.
     park_alike: int = Field(3, ge=2, title="Frames that fail alike before their group is parked")
@@ -106,6 +109,8 @@ class ServiceConfig(Settings):
             raise ValueError("KOA_TOKENS_FILE is needed (or KOA_DEV=1 on a laptop)")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("KOA_TLS_CERT_FILE and KOA_TLS_KEY_FILE are given together")
+        if self.otlp_endpoint and find_spec("opentelemetry.sdk") is None:
+            raise ValueError("KOA_OTLP_ENDPOINT needs the extra: pip install 'koa-rti[otel]'")
         return self
 
     def database(self, service: str) -> str:

@@ -37,8 +37,9 @@ def configure_logging(service: str, style: str = "json") -> None:
 
 
 def new_trace() -> str:
-    """Return a fresh W3C traceparent."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    """Return a fresh W3C traceparent; its span, the whole frame's, has the trace's first half."""
+    trace = secrets.token_hex(16)
+    return f"00-{trace}-{trace[:16]}-01"
 
 
 def traceparent() -> str:

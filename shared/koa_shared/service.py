@@ -25,6 +25,7 @@ from .jobs.queue import JobQueue
 from .jobs.workshop import Workshop
 from .metrics import Metrics
 from .retry import Circuits
+from .traces import Traces
 from .web import build_app
 
 logger = structlog.get_logger("koa_shared")
@@ -75,11 +76,13 @@ class Service:
     def __init__(self, config: Any, table: Table, metrics: Metrics) -> None:
         self.config, self.metrics = config, metrics
         self.circuits = Circuits(metrics)
-        timer = metrics.timer("database")
+        self.traces = Traces(self.name, config.otlp_endpoint, config.ca_file)
+        timer = self.traces.timer("database", metrics.timer("database"))
         self.db = Database(config.database(self.name), self.migrations, timer)
         self.queue = JobQueue(table, config.lease_seconds)
         alike = config.park_alike
         self.workshop = Workshop(self.db, self.queue, self.circuits, metrics, alike)
+        self.workshop.traces = self.traces
         self.http = open_http(config.token(), config.ca_file)
 
     def heard(self, topic: str) -> None:
@@ -124,6 +127,7 @@ class Service:
         self.db.check_schema()
         async with AsyncExitStack() as stack:
             stack.callback(self.db.close)
+            stack.callback(self.traces.close)
             await stack.enter_async_context(self.http)
             await self.start()
             await stack.enter_async_context(self.workshop.open())

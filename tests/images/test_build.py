@@ -1,47 +1,13 @@
 """`make images` builds what the Containerfile says, on a base that is an argument."""
 
-import os
-from pathlib import Path
-
 import pytest
 
-from tests.images.conftest import BUILDAH, PODMAN, POLICY, ROOT, SERVICES, STORE, TAG, image, run
-
-BASE = "localhost/koa-base:bookworm"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What pip of this machine reads: where packages come from is the machine's matter.
-OURS = [p for p in ("/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs") if Path(p).exists()]
-
-
-def bootstrap() -> str:
-    """Return a base: the one given, or a small Debian with Python, made once."""
-    if given := os.environ.get("BASE"):
-        return given
-    if BASE not in run(*BUILDAH, "images", "--format", "{{.Name}}:{{.Tag}}"):
-        root = STORE / "bookworm"
-        if not (root / "usr" / "bin" / "python3").exists():
-            packages = "--include=python3,ca-certificates"
-            run("debootstrap", "--variant=minbase", packages, "bookworm", root)
-        made = run(*BUILDAH, "from", "scratch").strip()
-        run("sh", "-c", f"rm -f {root}/var/cache/apt/archives/*.deb {root}/var/lib/apt/lists/*_*")
-        run("tar", "-C", root, "-cf", STORE / "base.tar", ".")
-        run(*BUILDAH, "add", "--quiet", made, STORE / "base.tar", "/")
-        run(*BUILDAH, "config", "--env", f"PATH={PATH}", made)
-        run(*BUILDAH, "commit", "--quiet", f"--signature-policy={POLICY}", made, BASE)
-        run(*BUILDAH, "rm", made)
-        (STORE / "base.tar").unlink()
-    return BASE
+from tests.images.conftest import PODMAN, ROOT, SERVICES, TAG, bootstrap, build_images, image, run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _built() -> None:
-    chroot = ["--isolation=chroot", "--network=host", "--pull-never", "--layers"]
-    mounts = [f"--volume={path}:{path}:ro" for path in OURS]
-    command = [*BUILDAH, "build", f"--signature-policy={POLICY}", *chroot, *mounts]
-    run(
-        "make", "-C", ROOT, "images", f"BASE={bootstrap()}", f"BUILD={' '.join(command)}",
-        "REGISTRY=localhost", f"TAG={TAG}",
-    )  # fmt: skip
+    build_images(bootstrap())
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -25,7 +25,8 @@ from minio import Minio
 from koa_shared.client import open_http
 from koa_shared.simulator.stack import EXAMPLE, weed
 from tests.chart.conftest import Object, template
-from tests.images.conftest import PODMAN, SERVICES, STORE, TAG, run
+from tests.chart.conftest import pods as pod_specs
+from tests.images.conftest import PODMAN, SERVICES, STORE, TAG, attempt, run
 
 KEYS = {"access-key": "koa", "secret-key": "a-secret-of-the-tests"}
 VALUES: Object = {
@@ -93,18 +94,41 @@ def wait(what: str, ask: Callable[[], Any], seconds: float = 60) -> Any:
     return pytest.fail(f"{what}: not within {seconds:g} s\n" + "\n".join(logs))
 
 
+def clean(objects: list[Object]) -> None:
+    """Take away, by its name, what was made of these objects, now or in a run that was killed."""
+    names = {kind: [item["metadata"]["name"] for item in objects if item["kind"] == kind]
+             for kind in ("Pod", "Job", "Deployment", "Secret", "ConfigMap",
+                          "PersistentVolumeClaim")}  # fmt: skip
+    pods = [*names["Pod"], *names["Job"]]
+    pods += [f"{name}-pod{end}" for name in names["Deployment"] for end in ("", "-0")]
+    secrets = [*names["Secret"], "koa-s3", "koa-databases"]
+    empty = {v["name"] for pod in pod_specs(objects).values() for v in pod["volumes"]}
+    for pod in pods:
+        attempt(*PODMAN, "pod", "rm", "--force", "--time=0", pod)
+    for secret_name in secrets:
+        attempt(*PODMAN, "secret", "rm", secret_name)
+    for volume in (*secrets, *names["ConfigMap"], *names["PersistentVolumeClaim"], *empty):
+        attempt(*PODMAN, "volume", "rm", "--force", volume)
+    left = {what: run(*PODMAN, what, "ls", "--format", "{{.Name}}").split()
+            for what in ("pod", "secret", "volume")}  # fmt: skip
+    assert not any(left.values()), f"left over in {STORE}: {left}"
+
+
 @pytest.fixture(scope="module")
-def objects() -> list[Object]:
-    """What the chart renders; with it the network and podman are clean."""
+def objects() -> Iterator[list[Object]]:
+    """What the chart renders; before and after it the network and podman are clean."""
+    for name in SERVICES:
+        if attempt(*PODMAN, "image", "exists", f"localhost/koa-{name}:{TAG}").returncode:
+            pytest.skip("the images are not there: tests/images/test_build.py says why")
     if run("ip", "route"):
         pytest.fail("needs a network namespace of its own: make images-test")
     run("ip", "link", "set", "lo", "up")
-    for what in (["pod", "rm", "--all", "--force", "--time=0"], ["secret", "rm", "--all"],
-                 ["volume", "prune", "--force"]):  # fmt: skip
-        run(*PODMAN, *what, check=False)
     done = template("trial", values=VALUES)
     assert done.returncode == 0, done.stderr
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
+    made = [item for item in yaml.safe_load_all(done.stdout) if item]
+    clean(made)
+    yield made
+    clean(made)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +165,7 @@ def s3(secrets: dict[str, dict[str, str]]) -> Iterator[None]:
     yield
     process.kill()
     process.wait()
+    shutil.rmtree(var, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +186,7 @@ def databases() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def installed(
     objects: list[Object], secrets: dict[str, dict[str, str]], s3: None, databases: dict[str, str]
-) -> Iterator[list[Object]]:
+) -> list[Object]:
     """Everything, installed as Helm does it."""
     for name, data in (secrets | {"koa-s3": KEYS}).items():
         secret(name, data)
@@ -172,8 +197,7 @@ def installed(
         assert run(*PODMAN, "wait", made).strip() == "0", run(*PODMAN, "logs", made, check=False)
     shared = [item for item in objects if item["kind"] in ("ConfigMap", "PersistentVolumeClaim")]
     play(*shared, *(item for item in objects if item["kind"] == "Deployment"))
-    yield shared
-    run(*PODMAN, "pod", "rm", "--all", "--force", "--time=0", check=False)
+    return shared
 
 
 async def test_a_canary_becomes_available(

@@ -24,6 +24,7 @@ from koa_shared.simulator.ledger import Entry
 from koa_shared.simulator.observe import watching
 from koa_shared.simulator.stack import SERVICES
 
+from ..collector import Collector
 from .conftest import Site, running
 
 ROOT = Path(__file__).parents[2]
@@ -69,10 +70,19 @@ class Watch:
 
 
 @pytest.fixture(scope="module")
-def site(var: Path) -> Iterator[Site]:
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def site(var: Path, collector: Collector) -> Iterator[Site]:
     var.mkdir(parents=True)
     (var / "schedule.toml").write_text(SCHEDULE)
-    env = {"KOA_SCHEDULE": str(var / "schedule.toml"), "KOA_RESCAN_SECONDS": "5"}
+    env = {
+        "KOA_SCHEDULE": str(var / "schedule.toml"), "KOA_RESCAN_SECONDS": "5",
+        "KOA_OTLP_ENDPOINT": collector.url,
+    }  # fmt: skip
     with running(var, env=env) as site, watching(site.stack, by=60):
         yield site
 
@@ -156,6 +166,42 @@ def test_a_good_night_is_silent_and_three_faults_are_told(site: Site) -> None:
         "KoaServiceJobParked", "KoaServiceCircuitOpen", "KoaIngestorAbsent",
         "KoaIngestorCanaryFailing", "KoaIngestorFrameUnfinished", "KoaMonitorDiskFilling",
     }  # fmt: skip
+
+
+def test_a_frame_is_one_trace_and_its_exemplar_leads_there(
+    site: Site, collector: Collector
+) -> None:
+    """Below `frame`, which lasts as long as its latency, stand the steps of all services."""
+    frame = next(f for f in site.frames(instrument="KCWI", status="COMPLETE"))
+    steps = {
+        "resolve": "frame", "announce": "frame", "prepare": "announce", "handover": "announce",
+        "ingest": "handover",
+    }  # fmt: skip
+
+    def named(name: str) -> list[dict[str, Any]]:
+        return [span for span in collector.trace(frame["frame_id"]) if span["name"] == name]
+
+    site.wait(lambda: all(map(named, ("frame", *steps))), 20, lambda: str(collector.spans))
+    (top,) = named("frame")
+    assert (top["parent"], top["about"]["koaid"]) == ("", frame["koaid"])
+    assert (top["end"] - top["start"]) / 1e9 == pytest.approx(frame["latency_seconds"], abs=0.01)
+    for name, parent in steps.items():
+        done = [span for span in named(name) if span["about"]["outcome"] == "done"]
+        assert {span["parent"] for span in done} <= {span["id"] for span in named(parent)}, name
+        calls = {s["name"] for s in collector.trace(frame["frame_id"])
+                 if s["parent"] in {span["id"] for span in done}}  # fmt: skip
+        assert any(call.startswith("database ") for call in calls), (name, calls)
+        assert any(call.startswith("s3 ") for call in calls) == (name in ("prepare", "ingest"))
+    services = {span["service"] for span in collector.trace(frame["frame_id"])}
+    assert services == {f"koa-{service}" for service in SERVICES}
+
+    what = {
+        "query": "koa_acquisition_to_availability_seconds_bucket",
+        "start": time.time() - 3600, "end": time.time(),
+    }  # fmt: skip
+    series = site.get("prometheus", "/api/v1/query_exemplars", **what).json()["data"]
+    found = {e["labels"]["trace_id"] for one in series for e in one["exemplars"]}
+    assert top["trace"] in found
 
 
 def plain(query: str) -> str:

@@ -41,6 +41,7 @@ LABELS = {
 HEAD = """# Metrics
 
 Each service answers `GET /metrics` in Prometheus' text format, without a token.
+Who asks for OpenMetrics gets a frame's trace as exemplar of the latency, too.
 This page is written by `make format` from the code; a test compares.
 A histogram has the series `_bucket`, `_sum` and `_count`; a counter begins at 0 with its process.
 Alerts are in [helm/alerts](../helm/alerts), one runbook for each in [runbooks](runbooks).

@@ -411,6 +411,11 @@ async def test_metrics(http: httpx.AsyncClient, context: Context) -> None:
     answer = await http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'koa_frames_total{instrument="KCWI",origin="live",status="COMPLETE"} 1.0' in answer.text
+    # What Prometheus 2 asks for; it keeps exemplars.
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    answer = await http.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
 
 
 async def test_docs_work_without_the_internet(http: httpx.AsyncClient) -> None:

@@ -36,7 +36,8 @@ class Ingestor(service.Service):
         super().__init__(config, jobs, IngestorMetrics())
         self.feed = Feed(self.db, Reads())
         self.store = Store(self.queue, self.feed.published)
-        self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
+        timer = self.traces.timer("s3", self.metrics.timer("s3"))
+        self.objects = ObjectStore(config, config.ca_file, timer)
         self.worker = Worker(config, self.store, self.objects, self.metrics, self.workshop)
 
     async def start(self) -> None:

@@ -64,10 +64,13 @@ class IngestorMetrics(Metrics):
         for instrument in damaged:
             self.mismatches.labels(instrument).inc()
 
-    def available(self, instrument: str, level: int, origin: str, timeline: Timeline) -> None:
-        """Observe a frame that became available for the first time."""
+    def available(
+        self, instrument: str, level: int, origin: str, timeline: Timeline, trace: str
+    ) -> None:
+        """Observe a frame that became available for the first time; `trace` is its traceparent."""
         if (latency := timeline.latency_seconds) is not None:
-            self.latency.labels(instrument, str(level), origin).observe(latency)
+            exemplar = {"trace_id": trace[3:35]}
+            self.latency.labels(instrument, str(level), origin).observe(latency, exemplar)
         for hop, start, end in HOPS:
             begun, done = getattr(timeline, start), getattr(timeline, end)
             if begun and done:

@@ -61,7 +61,7 @@ class Worker:
         """Take one prepared frame into the archive, or say why not."""
         prepared, verdict, held = await self.db.write(self.store.begin, job)
         names = {"koaid": prepared.koaid, "instrument": prepared.instrument}
-        logs.bind("ingestor", job.trace, frame_id=prepared.frame_id, **names)
+        logs.bind("ingestor", logs.traceparent(), frame_id=prepared.frame_id, **names)
         if verdict is Verdict.ORPHAN:
             return await self._await_raw(job, prepared)
         if verdict is Verdict.WAIT or held is None:
@@ -104,7 +104,9 @@ class Worker:
         if prepared.level == 0:
             self.metrics.types.labels(frame.instrument, kind).inc()
         if prepared.generation == 1:
-            self.metrics.available(frame.instrument, frame.level, frame.origin, timeline)
+            trace = logs.traceparent()
+            self.metrics.available(frame.instrument, frame.level, frame.origin, timeline, trace)
+            self.workshop.traces.frame(trace, timeline.acquired, timeline.available)
         logger.info("Frame available", latency=timeline.latency_seconds, path=frame.path)
 
     async def _check(self, key: str, product: Product) -> None:

@@ -83,7 +83,7 @@ class Worker:
         trigger = Trigger.model_validate(heard, from_attributes=True)
         where = (instrument.name, source.name)
         file = file_written(stat, where, heard.heard, origin, trigger)
-        logs.bind("monitor", job.trace, frame_id=file.frame_id, instrument=instrument.name)
+        logs.bind("monitor", logs.traceparent(), frame_id=file.frame_id, instrument=instrument.name)
         decision, reason = await self.db.write(self.store.accept, file, job.trace, job)
         self.metrics.triggers.labels(source.name, decision).inc()
         logger.info("Broadcast decided", decision=decision, reason=reason, path=path)

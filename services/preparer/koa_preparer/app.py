@@ -43,7 +43,8 @@ class Preparer(service.Service):
         self.store = Store(self.queue, self.events)
         tables = config.keyword_tables_dir
         self.instruments, columns = open_instruments(config.instruments_dir, tables)
-        self.objects = ObjectStore(config, config.ca_file, self.metrics.timer("s3"))
+        timer = self.traces.timer("s3", self.metrics.timer("s3"))
+        self.objects = ObjectStore(config, config.ca_file, timer)
         self.ingestor = Ingestor("ingestor", config.ingestor_url, self.http)
         self.provider = open_provider(config, self.circuits)
         disks = Disks(self.circuits, PathMap(config.path_map))

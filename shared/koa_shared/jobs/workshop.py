@@ -17,6 +17,7 @@ from ..db import Database
 from ..errors import DependencyDown, LeaseLost, NotYet, WorkerDied
 from ..metrics import Metrics
 from ..retry import Circuits, backoff
+from ..traces import Traces
 from .fingerprint import fingerprint
 from .queue import LATER, Job, JobQueue, NewJob, Paused
 
@@ -116,6 +117,7 @@ class Workshop:
         self, db: Database, queue: JobQueue, circuits: Circuits, metrics: Metrics, alike: int = 3
     ) -> None:
         self.db, self.queue, self.circuits, self.metrics = db, queue, circuits, metrics
+        self.traces = Traces("")
         self._alike = alike  # frames that fail alike park their group
         self._lanes: dict[str, Lane] = {}
         circuits.closed.append(self._closed)
@@ -251,7 +253,8 @@ class Workshop:
 
     async def _work(self, lane: Lane, job: Job) -> None:
         service = self.metrics.service
-        logs.bind(service, job.trace, key=job.key)
+        trace, end = self.traces.begin(lane.queue, job.trace)
+        logs.bind(service, trace, key=job.key)
         self._held_until[job.id, job.token] = time.monotonic() + self.queue.lease
         keeper = asyncio.create_task(self._keep(job))
         outcome = "done"
@@ -268,6 +271,7 @@ class Workshop:
         finally:
             keeper.cancel()
             del self._held_until[job.id, job.token]
+            end(outcome)
             self.metrics.attempts.labels(service, lane.queue, outcome).inc()
 
     async def _settle(self, lane: Lane, job: Job, error: BaseException) -> str:

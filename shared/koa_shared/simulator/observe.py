@@ -78,6 +78,8 @@ def watching(stack: Stack, *, by: int = 1) -> Iterator[None]:
         }  # fmt: skip
         if name == "alertmanager":
             options["cluster.listen-address"] = ""
+        else:
+            options["enable-feature"] = "exemplar-storage"
         stack.spawn(name, [program, *(f"--{key}={value}" for key, value in options.items())])
     try:
         for name in PROGRAMS:

@@ -86,7 +86,7 @@ class Worker:
     async def prepare(self, job: Job) -> None:
         """Prepare one file and store its products; INVALID if the file is at fault."""
         row = await self.db.read(self.store.file_of, job)
-        logs.bind("preparer", job.trace, frame_id=row.frame_id, instrument=row.instrument)
+        logs.bind("preparer", logs.traceparent(), frame_id=row.frame_id, instrument=row.instrument)
         if job.payload:
             return await rehearse(self, row, job)
         data: memoryview | None = None
@@ -128,7 +128,7 @@ class Worker:
         logger.warning("Frame ended", status=status, code=why.code, why=why.message)
 
     async def _prepare(self, row: File, job: Job, raw: Raw) -> None:
-        made = await self.decide(row, job, raw)
+        made = await self.decide(row, raw)
         if any(finding.code == "CLOCK_SKEW" for finding in made.findings):
             self.metrics.skew.labels(row.instrument).inc()
         if made.refusal is None:
@@ -139,14 +139,14 @@ class Worker:
             findings = [*await self._quarantine(row, raw.data, findings), *findings]
         await self._end(job, made.refusal, findings)
 
-    async def decide(self, row: File, job: Job, raw: Raw, at: datetime | None = None) -> Made:
+    async def decide(self, row: File, raw: Raw, at: datetime | None = None) -> Made:
         """Decide all about a frame; `at` is when it is said to be prepared, if not now."""
         instrument, options = self.instruments[row.instrument], row.options or {}
         mtime = datetime.fromtimestamp(raw.mtime_ns / 1e9, UTC)
         view = rules.View(list(raw.structure.hdus), row.path, mtime, instrument)
         identity = rules.identify(view, options.get("fraction", self.config.koaid_fraction))
         koaid = make.storable(identity.koaid)
-        logs.bind("preparer", job.trace, frame_id=row.frame_id, koaid=koaid)
+        logs.bind("preparer", logs.traceparent(), frame_id=row.frame_id, koaid=koaid)
         async with asyncio.TaskGroup() as group:
             hashing = group.create_task(think(make.digests, raw.data))
             checking = group.create_task(self._checksums(row, raw))

@@ -27,7 +27,7 @@ async def rehearse(worker: Any, row: File, job: Job) -> None:
     row, new = File(**row.model_dump() | next_), None
     try:
         raw = await worker.reader.read(row, job)
-        made = await worker.decide(row, job, raw, at)
+        made = await worker.decide(row, raw, at)
         found = made.findings
         if made.refusal is None:
             async with asyncio.TaskGroup() as group:
