@@ -15,7 +15,7 @@ FILES = sorted(
 MAX_FILE, MAX_FUNCTION = 400, 50
 # All lines count.  Design 3 allows 7,000: what is promised takes more (docs/development.md).
 # This ceiling holds the product where it is.
-AIM, MAX_PRODUCT = 7000, 12_300
+AIM, MAX_PRODUCT = 7000, 13_400
 NO_PRODUCT = {"testing", "simulator", "migrations"}
 
 
