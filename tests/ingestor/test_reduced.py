@@ -189,6 +189,10 @@ async def test_it_waits_until_its_raw_frame_is_archived(site: Site) -> None:
     job = await site.hand_over(quick)
     with pytest.raises(NotYet, match=KOAID) as wait:
         await site.context.worker.ingest(job)
+    end = await site.db.read(site.store.stream_end)
+    with pytest.raises(NotYet):
+        await site.context.worker.ingest(job)
+    assert await site.db.read(site.store.stream_end) == end, "nothing is new"
     await site.db.write(site.store.queue.again, job, 60.0, str(wait.value))
     told = await site.get(quick.frame_id)
     assert told["status"] == "TRANSFERRED"

@@ -140,9 +140,12 @@ def test_a_file_of_the_manifest_that_is_not_there_ends_its_set(site: Site, koa: 
     home = "/s/sdata1400/kcwi1/missing"
     cube = reduce(site, raw, home)
     name = f"redux/{raw['koaid']}_icubed.fits"
-    manifest = {name: sha256(cube), "plots/none.png": "0" * 64}
     order: dict[str, Any] = {"instrument": "KCWI", "level": 1, "koaid": raw["koaid"]} | PIPELINE
-    lacking = end_of(site, koa.deliver(home, **order, manifest=manifest))
+    manifest = site.stack.var / "manifest"  # as sha256sum writes it
+    manifest.write_text(f"{sha256(cube)}  {name}\n{'0' * 64} *plots/none.png\n")
+    words = ("products", "submit", home, "--instrument", "KCWI", "--level", "1", "--json")
+    more = ("--koaid", raw["koaid"], "--pipeline", "KCWI_DRP", "1", "--manifest", str(manifest))
+    lacking = end_of(site, Delivered.model_validate(command(site, *words, *more)))
     assert lacking["status"] == "INVALID"
     assert "plots/none.png" in lacking["findings"][-1]["message"]
     flipped = end_of(site, koa.deliver(home, **order, manifest={name: "0" * 64}))

@@ -288,13 +288,15 @@ class Store(Retention):
     ) -> Frame:  # fmt: skip
         """Note a finding about a job's frame; without `status` its status stays."""
         frame = self._held(session, job.key.rsplit(":", 1)[0])
+        before = frame.findings
         if status is not None:
             self._advance(frame, frame.generation, status, finding.step)
         merge(session, frame, c.Timeline(), [finding])
         if failure is not None:
             frame.attempt, frame.next_attempt_at = failure.attempt, failure.next_at()
             frame.fingerprint = failure.fingerprint if status else None
-        self.publish(session, frame)
+        if status or failure or frame.findings != before:
+            self.publish(session, frame)
         return frame
 
     def plan_sweep(self, session: Session, prepared: c.FilePrepared, delay: float) -> None:
