@@ -42,7 +42,7 @@ class InstrumentNight(Message):
     duplicate: Count
     parked: Count
     unfinished: Count
-    missing: Count = Field(description="archived science frames without a set of this level")
+    missing: Count = Field(description="archived science frames of which no set came")
     pipelines: list[str] = Field(description="that made its sets, of what the caller may see")
     found: Count = Field(description="of `announced`: found by a rescan, no keyword told of them")
     bytes: Whole = Field(description="of the raw files that are archived")

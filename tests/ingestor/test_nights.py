@@ -86,7 +86,7 @@ def test_products_are_told_and_leave_the_verdict_alone() -> None:
     assert (told.verdict, row.verdict) == (Verdict.COMPLETE, Verdict.INCOMPLETE)
     [why] = told.reasons
     assert why.startswith("KCWI, level 1: 2 of 3 are in the archive. Invalid")
-    assert why.endswith("Science frames without a set of products: 2.")
+    assert why.endswith("Science frames of which no set of products came: 2.")
     young = report([raw, *reduced[3:]], moments, {"KCWI": disk()}, NIGHT, NOON)
     assert young.instruments[1].verdict is Verdict.UNFINISHED  # they may still come
 

@@ -160,6 +160,45 @@ def test_a_night_comes_once(get: Getter, frames: list[Frame]) -> None:
     get.has(frames)
 
 
+def reduce(site: Site, raw: Frame, body: bytes) -> Frame:
+    """Deliver a set of a raw frame; return its frame."""
+    home, koaid = f"/s/sdata1500/nires9/redux/{len(body)}", raw["koaid"]
+    for name in (f"{koaid}_s2d.fits.gz", f"{koaid}.log"):
+        site.write(f"{home}/{name}", body + name.encode())
+    order = {"instrument": "NIRES", "level": 1, "koaid": koaid, "directory": home}
+    order |= {"pipeline": "quick look", "pipeline_version": "0.3"}
+    answer = site.post("preparer", "/v1/products", order)
+    assert answer.status_code == 202, answer.text
+    made = site.end_of(answer.json()["came"][0]["frame_id"], 60)
+    assert made["status"] == "COMPLETE", made
+    return made
+
+
+def test_a_reduced_set_comes_whole(get: Getter, frames: list[Frame]) -> None:
+    def there() -> dict[str, bytes]:
+        files = [path for path in get.into.rglob("*") if path.is_file()]
+        return {str(path.relative_to(get.into)): path.read_bytes() for path in files}
+
+    def has(made: Frame, version: int) -> bool:
+        home, held = f"lev1/{made['koaid']}/v{version}", there()
+        found = {name.rpartition("/")[2]: sha256(held[name]) for name in held if home in name}
+        return found == {one["name"]: one["sha256"] for one in made["products"]}
+
+    old, names = reduce(get.site, frames[0], b"old"), select(frames)
+    get(*names, "--level", "1")
+    assert has(old, 1)
+    assert get(*names, "--level", "1")["bytes"] == 0
+    new = reduce(get.site, frames[0], b"newer")
+    assert get(*names, "--level", "1")["left_out"] == {"superseded": 1}
+    assert has(new, 2)
+    assert has(old, 1)  # not one file of it is among those of the other
+    told = get(old["frame_id"], "--level", "1", code=1)
+    assert f"another frame, {new['frame_id']}, holds a later one" in told["failed"][0]["reason"]
+    get.into = get.into / "one"
+    get(old["koaid"], "--level", "1", "--products", "*.log")
+    assert [*there()] == [f"lev1/{old['koaid']}/v2/{old['koaid']}.log"]
+
+
 def test_one_that_was_killed_is_gone_on_with(get: Getter, frames: list[Frame]) -> None:
     get.wire.pause = 0.02
     process = get.start(*select(frames), "--parallel", "2")

@@ -62,7 +62,6 @@ def test_products_have_a_part_of_their_own(tmp_path: Path) -> None:
     cells = re.findall(r"<td[^>]*>([^<]*)", part)
     assert cells == [
         "KCWI", "2", "KCWI_DRP 1.1.0", "7", "3", "1", "1", "0", "2", "4", "61.50", "63.25",
-        "10 Bytes",
     ]  # fmt: skip
     assert "<dt>frames announced</dt><dd>7</dd>" in page  # those of raw frames
 

@@ -23,7 +23,7 @@ Key = tuple[str, int]  # instrument, level
 class Group(NamedTuple):
     """Frames that are alike; what is hidden is None.
 
-    With the status MISSING: archived science frames that lack a set of this level.
+    With the status MISSING: archived science frames of which no set of this level came.
     """
 
     instrument: str
@@ -76,7 +76,7 @@ def judge(n: Counter[str], *, over: bool, compared: bool) -> tuple[Verdict, list
         (Verdict.INCOMPLETE, "Invalid, the file is at fault and not archived", n["invalid"]),
         (Verdict.INCOMPLETE, "Parked until an operator decides (koa parked)", n["parked"]),
         (Verdict.INCOMPLETE, "Gaps in the frame numbers on the disks", n["gaps"]),
-        (lacks, "Science frames without a set of products", n["missing"]),
+        (lacks, "Science frames of which no set of products came", n["missing"]),
         (Verdict.UNFINISHED, "Still on their way", n["unfinished"]),
         (Verdict.UNFINISHED, "On the disks and not taken on yet", n["untaken"]),
         (Verdict.UNFINISHED, "Taken on and not in the catalogue", n["untold"]),

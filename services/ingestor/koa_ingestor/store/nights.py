@@ -76,16 +76,14 @@ class Nights:
     def _missing(
         self, session: Session, night: str, caller: Caller, levels: set[int]
     ) -> list[Group]:
-        """Return how many archived science frames lack a set of each level that there is."""
+        """Return of how many archived science frames no set came, of each level that there is."""
         found, frame, made = list[Group](), cast("Any", Frame), cast("Any", aliased(Frame))
         is_science = func.coalesce(frame.koaimtyp, "object").in_(SCIENCE)
         raw = (_of(night), _is_open(caller), is_science, frame.status == Status.COMPLETE)
         for level in levels - {0}:
             mine = (made.level == level, made.instrument == frame.instrument)
             ours = exists().where(made.night == night, *mine)
-            lacks = ~exists().where(
-                made.koaid == frame.koaid, made.status == Status.COMPLETE, *mine
-            )
+            lacks = ~exists().where(made.koaid == frame.koaid, *mine)
             query = select(frame.instrument, func.count()).where(
                 *raw, frame.level == 0, ours, lacks
             )
