@@ -149,3 +149,19 @@ async def test_what_can_not_be_read_is_waited_for_and_then_at_fault(
     with pytest.raises(FrameFault, match=reason) as fault:
         await reader.read(row, None)
     assert fault.value.code == "FITS_NOT_FOUND"
+
+
+async def test_only_reduced_files_may_lie_below_reduced_roots(reader: Any, tmp_path: Path) -> None:
+    home = tmp_path / "data_drp"
+    home.mkdir()
+    (home / "x.fits").write_bytes(b"x")
+    reader.disks.map = PathMap()
+    reader.instruments["KPF"] = SimpleNamespace(roots=(), reduced_roots=(str(home),))
+    row = SimpleNamespace(path=str(home), instrument="KPF", level=2)
+    assert (await reader.bytes(row, "/x.fits"))[0] == b"x"
+    row.level = 0
+    with pytest.raises(FrameFault, match="outside the data roots"):
+        await reader.bytes(row, "/x.fits")
+    row.level = 1
+    with pytest.raises(FrameFault, match="outside the data roots"):
+        await reader.bytes(row, "/../other")

@@ -85,12 +85,14 @@ class Reader:
         """Return what the file (of a set: this one of it) holds now, and its mtime in ns."""
         most = self.config.bytes_in_flight
         read = lambda local, pulse: read_file(local, most, pulse)  # noqa: E731
-        return await self.at(row.path + name, row.instrument, read)
+        return await self.at(row.path + name, row.instrument, read, reduced=bool(row.level))
 
-    async def at(self, path: str, name: str, work: Callable[[str, Pulse], T]) -> T:
+    async def at(
+        self, path: str, name: str, work: Callable[[str, Pulse], T], *, reduced: bool = True
+    ) -> T:
         """Do what works on an announced path of an instrument: its disk's threads do it."""
         instrument, local, pulse = self.instruments[name], self.disks.map.local(path), Pulse()
-        own = ["/s", *instrument.roots, *instrument.reduced_roots]
+        own = ["/s", *instrument.roots, *(instrument.reduced_roots if reduced else ())]
         roots = self.disks.map.targets or own
         call = lambda: work(contained(local, roots), pulse)  # noqa: E731
         return await self.disks.run(path, name, call, pulse=pulse)
