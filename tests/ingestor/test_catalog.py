@@ -1,10 +1,12 @@
 """What a caller sees: the public view, and every route of the status API (design 10)."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from koa_shared.contracts import (
     utcnow,
 )
 from koa_shared.db import Database
-from koa_shared.web import Caller
+from koa_shared.web import Caller, Tokens
 
 KOAID = "KB.20251208.43200.00"
 SECRET = "s3cr3t"
@@ -204,7 +206,7 @@ async def test_the_stream_goes_through_the_same_view(site: Site, frame: Frame) -
     told = {}
     for name, programs in (("public", []), ("owner", ["2025B_C001"])):
         caller, lines = Caller(name=name, programs=frozenset(programs)), ""
-        entries = _entries(site.context, caller, 0)
+        entries = _entries(site.context, lambda caller=caller: caller, 0)  # type: ignore[misc]
         while lines.count("data:") < 3:
             lines += await anext(entries)
         await entries.aclose()  # type: ignore[attr-defined]
@@ -224,6 +226,20 @@ async def test_the_stream_goes_through_the_same_view(site: Site, frame: Frame) -
     assert (await site.get(fits["url"])).status_code == 403
     data = (await site.get(fits["url"], "owner")).content
     assert (len(data), hashlib.sha256(data).hexdigest()) == (fits["size"], fits["sha256"])
+
+
+async def test_a_token_that_is_revoked_hears_no_more(
+    site: Site, frame: Frame, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens.toml"
+    who = partial(Tokens(file, dev=False).find, "Bearer owner", "10.0.0.9")
+    await site.archive(frame(FUTURE))
+    entries = _entries(site.context, who, 0)
+    assert [SECRET in await anext(entries) for _ in range(2)] == [False, True]
+    file.write_text(file.read_text().replace(hashlib.sha256(b"owner").hexdigest(), "0" * 64))
+    await site.archive(frame(FUTURE, "second.fits", koaid="KB.20251208.43201.00"))
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(anext(entries), 20)
 
 
 async def test_the_timeline_tells_generations_to_whom_the_frame_is_open(

@@ -47,7 +47,7 @@ async def listen(
     site: Ingestor, seen: list[int], last: int | None = None, caller: Caller = OPERATOR
 ) -> None:
     """Note the ids of events as they come."""
-    async for text in _entries(site, caller, last):
+    async for text in _entries(site, lambda: caller, last):
         lines = text.splitlines()
         at = [n for n, line in enumerate(lines) if line.startswith("event:")]
         seen += [int(lines[n - 1].removeprefix("id: ")) for n in at]
@@ -64,7 +64,7 @@ async def test_who_is_ahead_of_a_catalogue_from_a_backup_is_told(
 ) -> None:
     await tell(3)
     end = await site.db.read(site.store.stream_end)
-    entries, text = _entries(site, OPERATOR, end + 50), ""
+    entries, text = _entries(site, lambda: OPERATOR, end + 50), ""
     text = await anext(entries)
     assert text == f"event: reset\nid: {end}\ndata: {{}}\n\n"
     await tell(1)
@@ -127,7 +127,7 @@ async def test_each_listener_has_the_view_of_its_own(site: Ingestor, tell: Tell)
     texts: dict[str, str] = {}
 
     async def one(caller: Caller) -> None:
-        async for text in _entries(site, caller, 0):
+        async for text in _entries(site, lambda: caller, 0):
             texts[caller.role] = texts.get(caller.role, "") + text
 
     tasks = [asyncio.create_task(one(caller)) for caller in (OPERATOR, Caller(), OPERATOR)]

@@ -2,16 +2,17 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator
 
-from koa_shared import logs
+from koa_shared import logs, web
 from koa_shared.contracts import Accepted, EventBatch, FilePrepared, Filters, FrameView, Page
-from koa_shared.errors import Conflict
+from koa_shared.errors import Conflict, Unauthorized
 from koa_shared.reports import Kept, NightReport
 from koa_shared.web import KNOWN, AnyCaller, Caller, Ctx, Operator, Producer, Why
 
@@ -238,16 +239,17 @@ async def manifest(date: Date, ctx: Ctx, caller: AnyCaller, cursor: Cursor = "")
     response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}},
 )  # fmt: skip
 async def stream(
-    ctx: Ctx, caller: AnyCaller, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, ctx: Ctx, _: AnyCaller, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Send each change of a frame, as you may see it; `event` is its status."""
     given = last_event_id or ""
     last = int(given) if given.isdecimal() and len(given) < 10 else None  # else none of ours
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_entries(ctx, caller, last), 200, headers, "text/event-stream")
+    entries = _entries(ctx, partial(web.caller, request), last)
+    return StreamingResponse(entries, 200, headers, "text/event-stream")
 
 
-async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[str]:
+async def _entries(ctx: Any, who: Callable[[], Caller], last: int | None) -> AsyncIterator[str]:
     end = await ctx.db.read(ctx.store.stream_end)
     if last is not None and last > end:  # a catalogue from a backup gives ids once more
         yield f"event: reset\nid: {end}\ndata: {{}}\n\n"
@@ -259,6 +261,10 @@ async def _entries(ctx: Any, caller: Caller, last: int | None) -> AsyncIterator[
         if oldest > last + 1:
             yield f"event: reset\nid: {oldest - 1}\ndata: {{}}\n\n"
         if entries:
+            try:
+                caller = who()
+            except Unauthorized:  # revoked or expired meanwhile
+                return
             yield "".join(entry.text(caller) for entry in entries)
             last = entries[-1].id
             continue
