@@ -39,6 +39,8 @@ def panel(row: dict[str, Any]) -> dict[str, Any]:
         {
             "refId": chr(ord("A") + number), "expr": query, "legendFormat": legend,
             "format": shape, "instant": kind in AT_ONE_TIME,
+            # The traces of late frames, as dots in the graph.
+            "exemplar": kind == "timeseries" and "availability_seconds_bucket" in query,
         }
         for number, (legend, query) in enumerate(queries(row))
     ]  # fmt: skip

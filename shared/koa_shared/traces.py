@@ -80,6 +80,8 @@ class Traces:
             finally:
                 span.end()
 
+        if not self._is_on:
+            return timer
         return lambda operation: both(operation) if _STEP.get() else timer(operation)
 
     def frame(self, trace: str, *times: datetime | None) -> None:

@@ -29,7 +29,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OURS = [p for p in ("/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs") if Path(p).exists()]
 BUILD = [
     *BUILDAH, "build", f"--signature-policy={POLICY}", "--isolation=chroot", "--network=host",
-    "--pull-never", "--layers", *(f"--volume={path}:{path}:ro" for path in OURS),
+    "--pull-never", "--layers", "--force-rm", *(f"--volume={path}:{path}:ro" for path in OURS),
 ]  # fmt: skip
 # runc, as crun needs more rights and control groups than a container in CI has.
 CONTAINERS_CONF = f"""
