@@ -290,7 +290,6 @@ def test_the_main_views(scene: LiveScene, url: str, open_page: OpenPage) -> None
             reduce(scene, frame, pipeline="quick look")
     newest = take(scene, "KCWI")
     reduce(scene, newest, pipeline="quick look")
-    reduce(scene, newest, pipeline="quick look")
     reduce(scene, newest, 2, "PypeIt")
     for name, options in VIEWS.items():
         page = open_page(url, token=scene.tokens["operator"], **options)
