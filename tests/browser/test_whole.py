@@ -317,8 +317,9 @@ def test_a_list_that_is_drawn_anew_keeps_its_previews(
 ) -> None:
     """Its lines are others then, and wait for the images that the old ones asked for."""
     frames = [take(scene, "ESI") for _ in range(5)]
-    page, held = open_page("about:blank", token=scene.tokens["operator"]), list[Route]()
-    page.route("**/preview?*", held.append)
+    token, held = scene.tokens["operator"], list[Route]()
+    page = open_page("about:blank", token=token, allow="sessionStorage")
+    page.route("**/preview?*", lambda route: held.append(route))  # noqa: PLW0108 (it takes no other)
     page.goto(url)
     until(page, lambda: len(held) == 3, "as many requests as there are at once")
     row(page, frames[0]["frame_id"]).click()
