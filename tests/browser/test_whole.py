@@ -324,10 +324,13 @@ def test_a_list_that_is_drawn_anew_keeps_its_previews(
     until(page, lambda: len(held) == 3, "as many requests as there are at once")
     row(page, frames[0]["frame_id"]).click()
     expect(page.locator("#detail")).to_be_visible()
-    page.unroute("**/preview?*")
-    for route in held:
-        route.continue_()
-    until(page, lambda: page.locator(".row img:not([src])").count() == 0, "all previews")
+
+    def are_there() -> bool:
+        while held:
+            held.pop().continue_()
+        return page.locator(".row img:not([src])").count() == 0
+
+    until(page, are_there, "all previews")
 
 
 def check_view(page: Page, newest: str, name: str) -> None:
