@@ -246,7 +246,7 @@ class Site:
         for frame in self.frames():
             for version in range(1, (frame["version"] or 0) + 1):
                 day = frame["koaid"].split(".")[1]
-                seen = self.frame(frame["koaid"], version=version)
+                seen = self.frame(frame["koaid"], version=version, level=frame["level"])
                 keys |= {
                     f"{frame['instrument']}/{day}/lev{frame['level']}/"
                     f"{frame['koaid']}/v{version}/{product['name']}"

@@ -196,3 +196,4 @@ def test_a_killed_preparer_and_a_killed_ingestor_lose_no_set(site: Site, koa: Ko
     assert (frame["status"], frame["version"]) == ("COMPLETE", 1)
     for name, data in files.items():
         assert site.file(frame_id, f"products/{name}") == data
+    assert site.catalogued() <= {*site.archived()}

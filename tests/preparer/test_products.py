@@ -22,6 +22,7 @@ OpenDatabase = Callable[..., Database]
 MakeFile = Callable[..., bytes]
 KOAID, OTHER = "KB.20251208.32798.80", "KB.20251208.33000.10"
 HOME = "/s/sdata1400/kcwi1/2025dec08"
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # of no query
 
 
 class Bucket:
@@ -155,6 +156,7 @@ async def test_content_decides_not_the_date_nor_the_directory(site: Site, cube: 
     assert (first.prepared or {})["raw"] == (again.prepared or {})["raw"]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("fault", "code", "named"),
     [
@@ -203,6 +205,7 @@ async def test_a_repeat_is_known_and_another_order_is_refused(site: Site, cube: 
     assert (other.status_code, other.json()["code"]) == (409, "delivery_taken")
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("order", "status", "code"),
     [
