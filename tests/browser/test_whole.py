@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.live.conftest import running
 from tests.live.test_malformed import frame as new_frame
@@ -283,16 +283,16 @@ def test_who_may_not_see_finds_nothing(
 @pytest.mark.timeout(600)
 def test_the_main_views(scene: LiveScene, url: str, open_page: OpenPage) -> None:
     """As docs/night-page.md shows them; KOA_SCREENSHOTS=docs writes those pictures anew."""
-    kinds = ("DEIMOS", "HIRES", "ESI", "KCWI", "NIRC2", "LRIS") * 6 if SHOTS else ("KCWI",)
-    newest = scene.good
-    for n, kind in enumerate(kinds):
-        newest = take(scene, kind)
+    more = ("DEIMOS", "HIRES", "ESI", "KCWI", "NIRC2", "LRIS") * 6 if SHOTS else ()
+    for n, kind in enumerate(more):
+        frame = take(scene, kind)
         if n % 3 == 0:
-            reduce(scene, newest, pipeline="quick look")
+            reduce(scene, frame, pipeline="quick look")
+    newest = take(scene, "KCWI")
     reduce(scene, newest, pipeline="quick look")
     reduce(scene, newest, 2, "PypeIt")
-    for name, more in VIEWS.items():
-        page = open_page(url, token=scene.tokens["operator"], **more)
+    for name, options in VIEWS.items():
+        page = open_page(url, token=scene.tokens["operator"], **options)
         check_view(page, newest["frame_id"], name)
         if SHOTS:
             picture = Image.open(io.BytesIO(page.screenshot()))
@@ -310,6 +310,27 @@ def take(scene: LiveScene, kind: str) -> dict[str, Any]:
 
     frame: dict[str, Any] = scene.site.wait(there, 60, f"{entry.path} to look at")
     return frame
+
+
+def test_a_list_that_is_drawn_anew_keeps_its_previews(
+    scene: LiveScene, url: str, open_page: OpenPage
+) -> None:
+    """Its lines are others then, and wait for the images that the old ones asked for."""
+    frames = [take(scene, "ESI") for _ in range(5)]
+    token, held = scene.tokens["operator"], list[Route]()
+    page = open_page("about:blank", token=token, allow="sessionStorage")
+    page.route("**/preview?*", lambda route: held.append(route))  # noqa: PLW0108 (it takes no other)
+    page.goto(url)
+    until(page, lambda: len(held) == 3, "as many requests as there are at once")
+    row(page, frames[0]["frame_id"]).click()
+    expect(page.locator("#detail")).to_be_visible()
+
+    def are_there() -> bool:
+        while held:
+            held.pop().continue_()
+        return page.locator(".row img:not([src])").count() == 0
+
+    until(page, are_there, "all previews")
 
 
 def check_view(page: Page, newest: str, name: str) -> None:

@@ -42,14 +42,17 @@ class Night:
         await self.db.write(self.store.commit, job, prepared, held.version, Timeline())
 
     async def add(self, second: int, generation: int = 1, **more: Any) -> FileWritten:
-        """Archive a frame acquired at a second after noon; its monitor is heard too late."""
+        """Archive a frame acquired at a second after noon; its monitor is heard too late.
+
+        A reduced one is `of` another second's.
+        """
+        of = more.pop("of", second)
         names = {"source", "origin", "level", "instrument"}
         told = {name: more.pop(name) for name in names & more.keys()}
         file: FileWritten = self.new_file(f"k{second}.fits", **told)
         at = more.pop("at", NOON) + timedelta(seconds=second)
-        koaid = more.pop("koaid", f"KB.{at:%Y%m%d}.{43200 + second}.00")
         prepared = self.new_prepared(
-            file, generation, f"{second % 10}", koaid=koaid,
+            file, generation, f"{second % 10}", koaid=f"KB.{at:%Y%m%d}.{43200 + of}.00",
             utdatetime=at, timeline={"acquired": at},
             metadata={"koaimtyp": more.pop("kind", "object"), "exposure": 30.0}, **more,
         )  # fmt: skip
@@ -74,7 +77,7 @@ async def test_a_night_is_added_up(night: Night) -> None:
     await night.add(1, source="rescan:KCWI", origin="recovered")
     await night.add(2, origin="recovered", kind="bias")  # the first broadcast after a start
     drp = {"software": "KCWI_DRP 1.1.0", "rules": "0" * 16}
-    await night.add(3, level=1, koaid="KB.20251208.43201.00", recipe=drp)
+    await night.add(3, level=1, of=0, recipe=drp)
     await night.add(4, at=BEFORE)
     await night.add(5, origin="canary")
     bad, waiting = night.new_file("bad.fits"), night.new_file("waiting.fits")
