@@ -6,6 +6,7 @@ documented ones, and what does not fit must be refused.
 
 import hashlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,11 @@ def is_ruled_out(check: Any, told: Any, case_id: str) -> bool:
     return rule and answer.json()["code"] != "invalid_request"
 
 
+def is_of_python(fault: Exception) -> bool:
+    """Tell whether the tool fell over Python's own gh-106905: it parses in several threads."""
+    return isinstance(fault, SystemError) and sys.version_info < (3, 11, 5)
+
+
 SITES = [(service, "sqlite") for service in APPS] + [("ingestor", "postgresql")]
 
 
@@ -98,7 +104,7 @@ def test_contract(open_app: Callable[[str, str], Any], service: str, engine: str
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
     sent, wrong = Counter[str](), dict[str, str]()
     for event in from_schema(schema).execute():
-        if isinstance(event, NonFatalError):
+        if isinstance(event, NonFatalError) and not is_of_python(event.value):
             wrong[event.label] = repr(event.value)
         if (told := getattr(event, "recorder", None)) is None:
             continue

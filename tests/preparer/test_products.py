@@ -195,6 +195,13 @@ async def test_a_file_that_is_seen_late_is_waited_for(site: Site, cube: bytes) -
     assert (await site.until(told["came"][0]["frame_id"], "TRANSFERRED", "INVALID")).koaid == KOAID
 
 
+@ON_SQLITE
+async def test_a_directory_that_is_not_there_ends_its_set_and_is_named(site: Site) -> None:
+    row = await site.end("INVALID", directory=f"{HOME}/nowhere")
+    assert row.findings[-1]["code"] == "PRODUCT_MISSING"
+    assert f"{HOME}/nowhere" in row.findings[-1]["message"]
+
+
 async def test_a_repeat_is_known_and_another_order_is_refused(site: Site, cube: bytes) -> None:
     site.write(f"redux/{KOAID}_icubed.fits", cube)
     order = {"koaid": KOAID, "delivery": str(uuid.uuid4())}

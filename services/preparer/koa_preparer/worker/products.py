@@ -157,7 +157,10 @@ class Intake:
         worker, order, row = self.worker, self.order, self.row
         choose: Callable[[float | None], list[str]] = lambda _: order.listed  # noqa: E731
         if not order.listed:
-            names = await worker.reader.at(order.directory, order.instrument, list_files)
+            try:
+                names = await worker.reader.at(order.directory, order.instrument, list_files)
+            except FileNotFoundError:
+                raise Incomplete(f"there is no directory {order.directory}") from None
             rule = reduced.rule_of(order, worker.instruments[order.instrument])
             choose = partial(rule.choose, names, str(row.koaid))
         first = next((name for name in choose(None) if name.endswith(".fits")), "")
