@@ -212,6 +212,7 @@ async def test_after_long_an_operator_is_asked(site: Site) -> None:
     told = await site.ingest(quick.model_copy(update={"timeline": late}))
     assert told["status"] == "ERROR"
     assert told["findings"][-1]["severity"] == "error"
+    assert "retry this one" in told["findings"][-1]["message"]
     await site.ingest(site.raw())
     answer = await site.http.post(f"/v1/frames/{quick.frame_id}/retry", json={"why": "it came"})
     assert answer.status_code == 200, answer.text

@@ -122,13 +122,14 @@ class Worker:
     async def _await_raw(self, job: Job, prepared: FilePrepared) -> None:
         """Look again later whether a reduced frame's raw one is archived, or ask an operator."""
         waited = (utcnow() - (prepared.timeline.notified or utcnow())).total_seconds()
-        text = f"it waits until its raw frame {prepared.koaid} is archived"
-        about = {"code": "RAW_NOT_ARCHIVED", "step": "claim", "message": text}
+        code, step, koaid = "RAW_NOT_ARCHIVED", "claim", prepared.koaid
         if waited > self.config.raw_seconds:
-            finding = Finding(**about, severity=Severity.ERROR)
+            text = f"its raw frame {koaid} is still not archived: retry this one once it is"
+            finding = Finding(code=code, step=step, message=text, severity=Severity.ERROR)
             frame = await self.db.write(self.store.end, job, finding, Status.ERROR)
             return self._count(frame, [finding])
-        finding = Finding(**about, severity=Severity.WARNING)
+        text = f"it waits until its raw frame {koaid} is archived"
+        finding = Finding(code=code, step=step, message=text, severity=Severity.WARNING)
         await self.db.write(self.store.note, job, finding, None)
         raise NotYet(text, min(max(waited / 2, 0.2), RAW_WAIT))
 

@@ -131,7 +131,7 @@ async def prepare_set(worker: Any, row: File, job: Job) -> None:
         await intake.rest()
     except Incomplete as why:
         fault = FrameFault("PRODUCT_MISSING", str(why.args[0]), "read")
-        await worker.reader.look_again(job, -1, fault)
+        raise await worker.reader.look_again(job, -1, fault) from None
     prepared = await intake.finish()
     await worker.db.write(worker.store.transferred, job, prepared, None)
     worker.metrics.bytes_read.labels(row.instrument).inc(prepared.raw.size)

@@ -70,16 +70,18 @@ class Reader:
         except fits.Incomplete as error:
             fault = FrameFault(error.code, str(error), error.step)  # without its traceback
             fault.data = error.data
-        await self.look_again(job, size, fault)
-        raise AssertionError
+        raise await self.look_again(job, size, fault)
 
-    async def look_again(self, job: Job, size: int, fault: FrameFault) -> None:
-        """Raise NotYet, or the fault once nothing has changed for long; -1 is no size at all."""
+    async def look_again(self, job: Job, size: int, fault: FrameFault) -> Exception:
+        """Return what to raise: NotYet, or the fault once nothing has changed for long.
+
+        `size` is what was seen in bytes, -1 if there was nothing.
+        """
         since = await self.db.write(self.store.seen, job, size)
         waited = (utcnow() - since).total_seconds()
         if waited >= self.config.missing_seconds:
-            raise fault
-        raise NotYet(str(fault), min(max(waited / 2, 0.05), 5.0))
+            return fault
+        return NotYet(str(fault), min(max(waited / 2, 0.05), 5.0))
 
     async def bytes(self, row: File, name: str = "") -> tuple[memoryview, int]:
         """Return what the file (of a set: this one of it) holds now, and its mtime in ns."""
